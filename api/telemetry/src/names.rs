@@ -1,0 +1,71 @@
+//! Every metric that Shardway exports. Dashboards, alerts and the reference table use these names alone.
+
+use crate::metrics::Desc;
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $konst:ident = $name:literal, $otel:literal, $unit:literal, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $konst: &Desc = &Desc { name: $name, otel: $otel, unit: $unit, help: $help };
+        )*
+        /// All of them, in this order.
+        pub const ALL: &[&Desc] = &[$($konst),*];
+    };
+}
+
+metrics! {
+    REQUESTS = "shardway_proxy_requests", "shardway.proxy.requests", "{request}",
+        "Requests answered, by gateway, tenant and status class.";
+    REQUEST_DURATION = "shardway_proxy_request_duration_seconds", "http.server.request.duration", "s",
+        "Time from a request's head to the end of its response, by gateway and tenant.";
+    REQUEST_FAILURES = "shardway_proxy_request_failures", "shardway.proxy.request.failures", "{request}",
+        "Requests that the proxy itself failed, by cause (response flag).";
+    CONNECTIONS_ACTIVE = "shardway_proxy_connections_active", "shardway.proxy.connections.active", "{connection}",
+        "Open client connections.";
+    CONNECTIONS = "shardway_proxy_connections", "shardway.proxy.connections", "{connection}",
+        "Client connections accepted.";
+    UPSTREAM_CONNECTIONS_ACTIVE = "shardway_proxy_upstream_connections_active", "shardway.proxy.upstream.connections.active", "{connection}",
+        "Open connections to endpoints.";
+    UPSTREAM_CONNECTS = "shardway_proxy_upstream_connects", "shardway.proxy.upstream.connects", "{connection}",
+        "Connections opened to endpoints, by outcome.";
+    UPSTREAM_RETRIES = "shardway_proxy_upstream_retries", "shardway.proxy.upstream.retries", "{request}",
+        "Requests sent again because a pooled connection was stale or a connect failed.";
+    TABLE_REVISION = "shardway_proxy_table_revision", "shardway.proxy.table.revision", "{revision}",
+        "Highest revision that the shard serves.";
+    TABLE_GATEWAYS = "shardway_proxy_table_gateways", "shardway.proxy.table.gateways", "{gateway}",
+        "Gateways that the shard serves.";
+    TABLE_APPLY_DURATION = "shardway_proxy_table_apply_duration_seconds", "shardway.proxy.table.apply.duration", "s",
+        "Time to build a sub-table from a delta.";
+    STREAM_RESYNCS = "shardway_proxy_stream_resyncs", "shardway.proxy.stream.resyncs", "{resync}",
+        "Gaps or wrong hashes found on the delta stream.";
+    STREAM_CONNECTED = "shardway_proxy_stream_connected", "shardway.proxy.stream.connected", "1",
+        "1 while the delta stream is open.";
+    RAFT_COMMIT_DURATION = "shardway_raft_commit_duration_seconds", "shardway.raft.commit.duration", "s",
+        "Time from proposal to applied entry.";
+    RAFT_FSYNC_DURATION = "shardway_raft_fsync_duration_seconds", "shardway.raft.fsync.duration", "s",
+        "Time of one fsync of the log.";
+    RAFT_APPLIED = "shardway_raft_applied_index", "shardway.raft.applied.index", "{entry}",
+        "Index of the last applied entry.";
+    RAFT_LOG_BYTES = "shardway_raft_log_bytes", "shardway.raft.log.size", "By",
+        "Bytes of the log on disk.";
+    RAFT_PROPOSALS_REFUSED = "shardway_raft_proposals_refused", "shardway.raft.proposals.refused", "{proposal}",
+        "Proposals refused because the queue was full.";
+    PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",
+        "Time from a seen change to the last acknowledgement of the shards that serve it.";
+    TRANSLATE_DURATION = "shardway_translate_duration_seconds", "shardway.translate.duration", "s",
+        "Time to translate one batch of changes.";
+    OBJECTS = "shardway_objects", "shardway.objects", "{object}",
+        "Objects in the index, by kind.";
+    OBJECTS_REJECTED = "shardway_objects_rejected", "shardway.objects.rejected", "{object}",
+        "Objects that cannot be taken, by kind.";
+    OBJECTS_QUARANTINED = "shardway_objects_quarantined", "shardway.objects.quarantined", "{object}",
+        "Objects whose translation panicked and that are left out until they change.";
+    STREAMS_CONNECTED = "shardway_distribute_streams", "shardway.distribute.streams", "{stream}",
+        "Shards connected to this operator.";
+    ROLLOUTS_WAITING = "shardway_distribute_rollouts_waiting", "shardway.distribute.rollouts.waiting", "{gateway}",
+        "Gateways with a committed revision that is not activated yet.";
+    SHARDS_FENCED = "shardway_distribute_fenced", "shardway.distribute.fenced", "{shard}",
+        "Shards that a rollout went on without.";
+    TELEMETRY_DROPPED = "shardway_telemetry_dropped", "shardway.telemetry.dropped", "{item}",
+        "Spans or exports dropped because a queue was full or the collector failed.";
+}

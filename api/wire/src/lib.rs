@@ -1,0 +1,76 @@
+//! Messages of the delta stream and their conversion to snapshot types.
+//!
+//! **Invariants**
+//! - Entries cross as the bytes that the snapshot holds; nothing here re-encodes them.
+//! - A message that lacks a required part is a [`WireError`], never a default.
+
+use api::{GatewayKey, Revision};
+use api_snapshot::{Op, SetHash};
+
+/// Generated messages, client and server.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod delivery {
+    tonic::include_proto!("shardway.delivery.v1");
+}
+
+/// Largest message either side accepts, bytes: a Gateway sent whole is one message (about 300 bytes for each rule).
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A message lacks a part that the protocol requires.
+#[derive(Debug, thiserror::Error)]
+#[error("delta stream message without {0}")]
+pub struct WireError(pub &'static str);
+
+impl From<&GatewayKey> for delivery::GatewayKey {
+    fn from(key: &GatewayKey) -> Self {
+        Self {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
+    }
+}
+
+/// Reads a required Gateway key.
+///
+/// # Errors
+/// [`WireError`] when it is absent.
+pub fn gateway_key(key: Option<delivery::GatewayKey>) -> Result<GatewayKey, WireError> {
+    let key = key.ok_or(WireError("gateway"))?;
+    Ok(GatewayKey {
+        namespace: key.namespace,
+        name: key.name,
+    })
+}
+
+/// Reads a required hash.
+///
+/// # Errors
+/// [`WireError`] unless there are 32 bytes.
+pub fn set_hash(bytes: &[u8]) -> Result<SetHash, WireError> {
+    SetHash::from_bytes(bytes).ok_or(WireError("hash of 32 bytes"))
+}
+
+/// Snapshot operations to wire operations.
+pub fn ops_to_wire(ops: &[Op]) -> Vec<delivery::Op> {
+    ops.iter()
+        .map(|op| delivery::Op {
+            key: op.key.clone(),
+            value: op.value.clone(),
+        })
+        .collect()
+}
+
+/// Wire operations to snapshot operations.
+pub fn ops_from_wire(ops: Vec<delivery::Op>) -> Vec<Op> {
+    ops.into_iter()
+        .map(|op| Op {
+            key: op.key,
+            value: op.value,
+        })
+        .collect()
+}
+
+/// A revision as it travels.
+pub fn revision(value: u64) -> Revision {
+    Revision(value)
+}

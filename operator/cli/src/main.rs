@@ -1,0 +1,3 @@
+//! operator-cli
+
+fn main() {}

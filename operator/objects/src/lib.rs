@@ -1,0 +1,2 @@
+//! operator-objects
+pub mod spec;

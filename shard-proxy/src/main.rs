@@ -1,0 +1,3 @@
+//! shard-proxy
+
+fn main() {}
