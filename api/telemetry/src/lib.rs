@@ -13,5 +13,15 @@
 //!
 //! It deliberately does not know what the stages do.
 
+mod error;
+mod gather;
+mod init;
 pub mod metrics;
 pub mod names;
+mod otlp;
+pub mod prometheus;
+pub mod task;
+pub mod trace;
+
+pub use error::Chain;
+pub use init::{InitError, LogFormat, TelemetryGuard, init};
