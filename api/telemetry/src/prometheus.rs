@@ -67,7 +67,7 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, value: &Value) -> fmt::Result {
             let buckets: Vec<(f64, u64)> = DURATION_BOUNDS
                 .iter()
                 .copied()
-                .chain([f64::MAX])
+                .chain([f64::INFINITY])
                 .zip(v.buckets.iter().copied())
                 .collect();
             encoder.encode_histogram::<NoLabels>(v.sum, v.count(), &buckets, None)

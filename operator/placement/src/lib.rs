@@ -1,1 +1,23 @@
-//! operator-placement
+//! Where a Gateway is served: on which shards of the pool, at which address, on which ports.
+//!
+//! ```text
+//!   servable listeners of a Gateway --Allocator::plan--> Placement + one Binding for each port   (facts)
+//!              committed facts --Allocator::restore--'
+//! ```
+//!
+//! **Invariants**
+//! - What is allocated stays: a plan for the same Gateway gives the same shards, address and ports, also after a
+//!   restart from the committed facts and whatever came and went in between.
+//! - No two Gateways hold one (address, public port), and none that share a shard hold one target port.
+//! - Rendezvous hashing: growing the pool by one shard moves about k/N of the Gateways.
+//!
+//! It deliberately does not know: sockets (whether a port is really free is what the shard's bind says), listeners'
+//! protocols, load.
+
+mod address;
+mod allocator;
+mod rendezvous;
+
+pub use address::{AddressRange, ParseRangeError};
+pub use allocator::{Allocator, Plan, PlanError, PortRules, Request, WantedAddress};
+pub use rendezvous::shards_of;

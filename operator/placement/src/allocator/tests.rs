@@ -1,0 +1,143 @@
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+use api_snapshot::Op;
+use proptest::prelude::*;
+
+use super::*;
+
+fn allocator(privileged_below: u16) -> Allocator {
+    Allocator::new(
+        4,
+        2,
+        "127.1.0.0/24".parse().unwrap(),
+        PortRules { privileged_below },
+    )
+}
+
+fn any(ports: &[u16]) -> Request {
+    Request {
+        address: WantedAddress::Any,
+        ports: ports.iter().copied().collect(),
+    }
+}
+
+fn key(name: &str) -> GatewayKey {
+    GatewayKey::new("team", name)
+}
+
+#[test]
+fn each_gateway_gets_the_next_free_address_and_its_own_ports() {
+    let mut allocator = allocator(0);
+    let a = allocator.plan(&key("a"), &any(&[80, 443]));
+    let b = allocator.plan(&key("b"), &any(&[80]));
+    assert_eq!(
+        a.bindings[&80].addresses,
+        ["127.1.0.1".parse::<IpAddr>().unwrap()]
+    );
+    assert_eq!(a.bindings[&443].addresses, a.bindings[&80].addresses);
+    assert_eq!(
+        b.bindings[&80].addresses,
+        ["127.1.0.2".parse::<IpAddr>().unwrap()]
+    );
+    assert_eq!(a.bindings[&80].public_port, 80);
+}
+
+#[test]
+fn a_privileged_port_moves_up_by_ten_thousand_or_to_the_next_free_one() {
+    let mut allocator = allocator(1024);
+    let plan = allocator.plan(&key("a"), &any(&[80, 443, 10_080]));
+    assert_eq!(plan.bindings[&80].public_port, 10_081);
+    assert_eq!(plan.bindings[&443].public_port, 10_443);
+    assert_eq!(plan.bindings[&10_080].public_port, 10_080);
+}
+
+#[test]
+fn a_static_address_and_port_held_by_another_gateway_is_refused_by_name() {
+    let mut allocator = allocator(0);
+    let wanted = Request {
+        address: WantedAddress::Static(vec!["127.9.0.1".parse().unwrap()]),
+        ports: [80].into(),
+    };
+    allocator.plan(&key("a"), &wanted);
+    let plan = allocator.plan(&key("b"), &wanted);
+    assert!(plan.bindings.is_empty());
+    assert_eq!(
+        plan.refused[&80].to_string(),
+        "127.9.0.1 port 80 is held by gateway team/a; choose another address or port"
+    );
+}
+
+#[test]
+fn a_full_range_says_so_and_frees_with_its_gateways() {
+    let mut allocator = Allocator::new(
+        1,
+        1,
+        "127.1.0.0/30".parse().unwrap(),
+        PortRules {
+            privileged_below: 0,
+        },
+    );
+    for name in ["a", "b"] {
+        assert!(allocator.plan(&key(name), &any(&[80])).refused.is_empty());
+    }
+    let plan = allocator.plan(&key("c"), &any(&[80]));
+    assert!(plan.refused[&80].to_string().contains("--address-range"));
+    allocator.release(&key("a"));
+    assert!(allocator.plan(&key("c"), &any(&[80])).refused.is_empty());
+}
+
+proptest! {
+    /// Whatever comes and goes: no clash, and what is held stays, also through the committed facts.
+    #[test]
+    fn allocations_never_clash_and_survive_a_restart(
+        steps in proptest::collection::vec((0..12_usize, proptest::collection::btree_set(1..120_u16, 0..4)), 1..60)
+    ) {
+        let mut allocator = allocator(100);
+        let mut wanted: BTreeMap<GatewayKey, Request> = BTreeMap::new();
+        for (n, ports) in steps {
+            let gateway = key(&n.to_string());
+            if ports.is_empty() {
+                allocator.release(&gateway);
+                wanted.remove(&gateway);
+                continue;
+            }
+            let request = Request { address: WantedAddress::Any, ports };
+            let before = allocator.bindings(&gateway).cloned().unwrap_or_default();
+            let plan = allocator.plan(&gateway, &request);
+            prop_assert!(plan.refused.is_empty());
+            for (port, binding) in &plan.bindings {
+                if let Some(old) = before.get(port) {
+                    prop_assert_eq!(old.target_port, binding.target_port);
+                    prop_assert_eq!(&old.addresses, &binding.addresses);
+                }
+            }
+            wanted.insert(gateway, request);
+        }
+        let mut public = BTreeSet::new();
+        let mut targets = BTreeSet::new();
+        let mut facts = EntrySet::default();
+        for gateway in wanted.keys() {
+            let shards = allocator.shards(gateway).unwrap().to_vec();
+            facts.apply(&Op::put(
+                &FactKey::Placement(gateway.clone()),
+                &Fact::Placement(Placement { shards: shards.clone() }),
+            ));
+            for (port, binding) in allocator.bindings(gateway).unwrap() {
+                prop_assert!(public.insert((binding.addresses.clone(), binding.public_port)));
+                for shard in &shards {
+                    prop_assert!(targets.insert((*shard, binding.target_port)));
+                }
+                facts.apply(&Op::put(
+                    &FactKey::Binding(gateway.clone(), *port),
+                    &Fact::Binding(binding.clone()),
+                ));
+            }
+        }
+        let mut restarted = self::allocator(100);
+        restarted.restore(&facts).unwrap();
+        for (gateway, request) in &wanted {
+            let plan = restarted.plan(gateway, request);
+            prop_assert_eq!(Some(&plan.bindings), allocator.bindings(gateway));
+        }
+    }
+}
