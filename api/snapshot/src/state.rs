@@ -389,3 +389,6 @@ struct StoredChain {
     #[n(3)]
     pending: Vec<PendingDelta>,
 }
+
+#[cfg(test)]
+mod tests;
