@@ -13,6 +13,7 @@
 //!
 //! It deliberately does not know what the stages do.
 
+pub mod admin;
 mod error;
 mod gather;
 mod init;
