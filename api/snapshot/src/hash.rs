@@ -14,6 +14,27 @@ use serde::{Serialize, Serializer};
 pub struct SetHash(#[n(0)] [u64; 4]);
 
 impl SetHash {
+    /// Hash of a set with one entry.
+    pub fn of(key: &[u8], value: &[u8]) -> Self {
+        Self(entry_lanes(key, value))
+    }
+
+    /// Hash of the union with a set that shares no entry.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| {
+            self.0[lane].wrapping_add(other.0[lane])
+        }))
+    }
+
+    /// Hash without the entries of a subset.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| {
+            self.0[lane].wrapping_sub(other.0[lane])
+        }))
+    }
+
     /// Adds an entry; O(bytes of the entry).
     pub fn insert(&mut self, key: &[u8], value: &[u8]) {
         let entry = entry_lanes(key, value);

@@ -1,1 +1,178 @@
-//! operator-consensus
+//! Replicated log and state machine: Raft, its log on disk, and the thread that drives both.
+//!
+//! ```text
+//!   propose --bounded queue--> node thread: Core (raft, no I/O) --entries--> Store (log, fsync, snapshots)
+//!                                   `--committed entries--> StateMachine::apply --> observer, proposers
+//! ```
+//!
+//! **Invariants**
+//! - A proposal is answered after its entry is on disk on a majority (here: on this disk) and applied.
+//! - The log is only appended to after everything before it was synced; a failed sync ends the node for good.
+//! - Entries stay below 1 MiB: a larger proposal is cut into chunks and applied once, at the last one's index.
+//! - A damaged log refuses to start; only a last record that was never acknowledged is cut off.
+//! - No type of the `raft` crate leaves this one.
+//!
+//! It deliberately does not know what the entries mean.
+
+mod chunk;
+mod core;
+mod logger;
+mod metrics;
+mod node;
+mod store;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use node::{Node, start};
+pub use store::disk::{Disk, RealDisk};
+pub use store::{Store, StoreError};
+
+/// What entries are applied to. Applying must depend on the arguments alone.
+pub trait StateMachine: Send + 'static {
+    /// What the proposer and the observer get.
+    type Output: Send + Clone + 'static;
+
+    /// Applies the proposal that was committed at `index`. Indices grow and have holes.
+    fn apply(&mut self, index: u64, data: &[u8]) -> Self::Output;
+
+    /// The whole state as bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Replaces the state by an earlier [`StateMachine::snapshot`].
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the bytes.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of log and snapshots; one process at a time.
+    pub data_dir: PathBuf,
+    /// This voter, from 1.
+    pub id: u64,
+    /// Time of one tick; an election starts after 10 without a leader.
+    pub tick: Duration,
+    /// A snapshot is taken, and the log before it dropped, after so many entries.
+    pub snapshot_after_entries: u64,
+    /// ... or after so many bytes of log.
+    pub snapshot_after_bytes: u64,
+    /// Proposals that wait; one more is refused with [`ProposeError::QueueFull`].
+    pub proposals_queue_max: usize,
+    /// Largest proposal, bytes; a larger one is refused with [`ProposeError::TooLarge`].
+    pub proposal_bytes_max: usize,
+}
+
+impl Config {
+    /// Defaults for one voter on a folder.
+    pub fn single(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            id: 1,
+            tick: Duration::from_millis(100),
+            snapshot_after_entries: 10_000,
+            snapshot_after_bytes: 64 * 1024 * 1024,
+            proposals_queue_max: 1024,
+            proposal_bytes_max: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// An applied proposal, in log order.
+#[derive(Debug, Clone)]
+pub struct Applied<O> {
+    /// Its index.
+    pub index: u64,
+    /// What the state machine gave.
+    pub output: O,
+}
+
+/// Answer to a proposal.
+#[derive(Debug, Clone)]
+pub struct Committed<O> {
+    /// Its index.
+    pub index: u64,
+    /// What the state machine gave.
+    pub output: O,
+    /// Time from the call to the applied entry.
+    pub took: Duration,
+}
+
+/// Why a proposal was not committed, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Another voter leads, or none does.
+    #[error("this node does not lead; node {leader:?} does")]
+    NotLeader {
+        /// The leader, if known.
+        leader: Option<u64>,
+    },
+    /// Too many wait already.
+    #[error("the queue of proposals is full")]
+    QueueFull,
+    /// The proposal is over the limit.
+    #[error("a proposal of {bytes} bytes is over the limit of {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// No room for the log. Nothing was written; try again when there is.
+    #[error("the raft log cannot grow: {0}; free space in the data folder")]
+    NoRoom(String),
+    /// The node has ended; the entry may or may not survive.
+    #[error("the raft node has stopped")]
+    Stopped,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The log or its snapshots.
+    #[error("open raft state in {}", dir.display())]
+    Store {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: StoreError,
+    },
+    /// The state machine refuses its snapshot.
+    #[error(
+        "restore the state at index {index}: {reason}; move the data folder aside to start from the source alone"
+    )]
+    Restore {
+        /// Index of the snapshot.
+        index: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Raft itself refuses.
+    #[error("start raft: {0}")]
+    Raft(String),
+    /// The thread cannot be started.
+    #[error("start the raft thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `leader`, `follower`, `candidate` or `stopped`.
+    pub role: &'static str,
+    /// Current term.
+    pub term: u64,
+    /// The leader, if known.
+    pub leader: Option<u64>,
+    /// Last committed index.
+    pub commit: u64,
+    /// Last applied index.
+    pub applied: u64,
+    /// Bytes of log segments on disk.
+    pub log_bytes: u64,
+}

@@ -1,0 +1,189 @@
+//! Statuses as files: `DATA/status/<Kind>/<namespace>/<name>.yaml`, `_` for no namespace. What an API server is in a
+//! cluster, these files are here: they survive a restart, so that transition times do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use api::ObjectKey;
+use serde_json::Value;
+
+use crate::times::keep_transition_times;
+
+/// A status could not be written. Serving goes on; the next change of the object tries again.
+#[derive(Debug, thiserror::Error)]
+#[error("write status of {object} to {}", path.display())]
+pub struct WriteError {
+    object: ObjectKey,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The current status of each object, in memory and on disk. One writer.
+#[derive(Debug)]
+pub struct StatusFolder {
+    root: PathBuf,
+    current: BTreeMap<ObjectKey, Value>,
+    writes: u64,
+}
+
+impl StatusFolder {
+    /// Opens the folder `root` and reads what is there; files that are not readable as statuses are left out and
+    /// will be written anew.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or listed.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        let mut current = BTreeMap::new();
+        for kind in fs::read_dir(root)? {
+            let kind = kind?;
+            if !kind.file_type()?.is_dir() {
+                continue;
+            }
+            for namespace in fs::read_dir(kind.path())? {
+                let namespace = namespace?;
+                if !namespace.file_type()?.is_dir() {
+                    continue;
+                }
+                for file in fs::read_dir(namespace.path())? {
+                    let path = file?.path();
+                    if let Some((key, status)) = read(&path) {
+                        current.insert(key, status);
+                    }
+                }
+            }
+        }
+        Ok(Self { root: root.to_owned(), current, writes: 0 })
+    }
+
+    /// Current status of an object.
+    pub fn status(&self, key: &ObjectKey) -> Option<&Value> {
+        self.current.get(key)
+    }
+
+    /// All statuses, by object.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Value)> {
+        self.current.iter()
+    }
+
+    /// How many files were written; a change that leads to the same status writes none.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Sets a status; transition times are kept where the status of a condition stays. Returns whether it changed.
+    ///
+    /// # Errors
+    /// [`WriteError`] when the file cannot be written; the status in memory is the new one all the same.
+    pub fn set(&mut self, key: &ObjectKey, mut status: Value, now: &str) -> Result<bool, WriteError> {
+        keep_transition_times(self.current.get(key), &mut status, now);
+        if self.current.get(key) == Some(&status) {
+            return Ok(false);
+        }
+        let path = self.path(key);
+        let document = serde_json::json!({
+            "apiVersion": "shardway.dev/status", "kind": key.kind, "group": key.group,
+            "metadata": {"namespace": key.namespace, "name": key.name},
+            "status": status,
+        });
+        self.current.insert(key.clone(), status);
+        self.writes += 1;
+        write(&path, &document).map_err(|source| WriteError { object: key.clone(), path, source })?;
+        Ok(true)
+    }
+
+    /// Forgets an object.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        if self.current.remove(key).is_some() {
+            // Gone already, or left behind: it is overwritten when the object returns.
+            let _ = fs::remove_file(self.path(key));
+        }
+    }
+
+    /// Forgets all objects that `keep` does not want; for the end of the first reading.
+    pub fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
+        let gone: Vec<ObjectKey> = self.current.keys().filter(|key| !keep(key)).cloned().collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    fn path(&self, key: &ObjectKey) -> PathBuf {
+        let namespace = if key.namespace.is_empty() { "_" } else { &key.namespace };
+        self.root.join(&key.kind).join(namespace).join(format!("{}.yaml", key.name))
+    }
+}
+
+fn read(path: &Path) -> Option<(ObjectKey, Value)> {
+    let document: Value = serde_saphyr::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
+    let key = ObjectKey::new(
+        text("/group")?,
+        text("/kind")?,
+        text("/metadata/namespace")?,
+        text("/metadata/name")?,
+    );
+    Some((key, document.get("status")?.clone()))
+}
+
+/// Whole or not at all: a reader never sees half a file.
+fn write(path: &Path, document: &Value) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.new"));
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use serde_json::json;
+
+    use super::*;
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("gateway.networking.k8s.io", "HTTPRoute", "team-a", "shop")
+    }
+
+    fn status(value: &str) -> Value {
+        json!({"conditions": [{"type": "Accepted", "status": value, "reason": "Accepted", "message": "yes: it is"}]})
+    }
+
+    #[test]
+    fn a_status_survives_a_restart_with_its_transition_time() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        assert!(folder.set(&key(), status("True"), "2026-01-01T00:00:00Z").unwrap());
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        assert!(!folder.set(&key(), status("True"), "2026-02-02T00:00:00Z").unwrap());
+        assert_eq!(folder.writes(), 0);
+        assert_eq!(folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        assert!(folder.set(&key(), status("False"), "2026-02-02T00:00:00Z").unwrap());
+        assert_eq!(folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"], "2026-02-02T00:00:00Z");
+    }
+
+    #[test]
+    fn an_object_that_is_gone_leaves_no_file() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        folder.set(&key(), status("True"), "now").unwrap();
+        folder.retain(|_| false);
+        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_an_error_that_names_the_object() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        fs::write(root.path().join("HTTPRoute"), "in the way").unwrap();
+        let error = folder.set(&key(), status("True"), "now").unwrap_err();
+        assert!(error.to_string().starts_with("write status of HTTPRoute team-a/shop to "));
+        assert!(folder.status(&key()).is_some());
+    }
+}

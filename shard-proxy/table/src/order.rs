@@ -1,0 +1,50 @@
+//! The order in which matches are tried.
+//!
+//! Hosts first (gateway-api v1 `HTTPRouteSpec.hostnames`): rules of the route with the most characters in a matching
+//! host name without wildcard, then in a matching host name; among equal intersections with the listener, by the
+//! route's own host name. The specification speaks of precedence, not of exclusion: when no rule under the most
+//! specific host matches, less specific hosts are tried.
+//!
+//! Then (gateway-api v1 `HTTPRouteRule.matches`): exact path, longest prefix, method, most headers, most query
+//! parameters, oldest route, `namespace/name` in alphabetical order, first rule, first match.
+
+use std::cmp::{Ordering, Reverse};
+
+use crate::rule::{CompiledMatch, Rule};
+
+/// Compares two matches on the same host and path: the one that is tried first is less.
+pub(crate) fn same_path<B>(a: (&Rule<B>, u16), b: (&Rule<B>, u16)) -> Ordering {
+    let key = |(rule, index): (&Rule<B>, u16)| {
+        let m = &rule.matches[usize::from(index)];
+        (
+            Reverse(m.method.is_some()),
+            Reverse(m.headers.len()),
+            Reverse(m.query.len()),
+            rule.created_at,
+        )
+    };
+    key(a).cmp(&key(b)).then_with(|| {
+        let age = |(rule, index): (&Rule<B>, u16)| (rule.index, index);
+        (&a.0.route.namespace, &a.0.route.name)
+            .cmp(&(&b.0.route.namespace, &b.0.route.name))
+            .then_with(|| age(a).cmp(&age(b)))
+    })
+}
+
+/// Rank of a host name among others that match the same request: exact names, then wildcards by length, then none.
+pub(crate) fn host_rank(host: Option<&str>) -> (u8, usize) {
+    match host {
+        None => (0, 0),
+        Some(name) if name.starts_with("*.") => (1, name.len()),
+        Some(name) => (2, name.len()),
+    }
+}
+
+/// Rank of a path condition among others that match the same path.
+pub(crate) fn path_rank(m: &CompiledMatch) -> (u8, usize) {
+    match &m.path {
+        api_snapshot::config::PathMatch::Exact(path) => (2, path.len()),
+        api_snapshot::config::PathMatch::Prefix(path) => (1, path.len()),
+        _ => (0, 0),
+    }
+}
