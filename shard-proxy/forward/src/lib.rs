@@ -1,1 +1,44 @@
-//! shard-proxy-forward
+//! The request path: sockets, TLS, HTTP, matching, filters, endpoints.
+//!
+//! ```text
+//!   DataPlane (control)  --prepare/activate/set_backend-->  shared cells (ArcSwap)
+//!                                                               |  read once for each request
+//!   worker thread (one for each core): accept -> tls -> http -> host, path -> table -> filters -> pick -> send -> respond -> log
+//! ```
+//!
+//! **Invariants**
+//! - A connection belongs to the Gateway and listener port that its socket was bound for; Host never chooses the Gateway.
+//! - A request reads its Gateway's table once, and is served by that one to its end.
+//! - The string that is matched is the string that is forwarded.
+//! - What crosses the proxy is parsed, validated and written anew; nothing is forwarded verbatim.
+//! - Workers share no lock: connections, pools and timers are a worker's own; shared cells are swapped, counters are
+//!   relaxed atomics.
+//! - A failed request has one cause, in the log and in a metric.
+//!
+//! It deliberately does not know: the operator, the delta stream, files.
+
+mod body;
+mod cause;
+mod config;
+mod connection;
+mod filters;
+mod gateway;
+mod host;
+mod hygiene;
+mod log;
+mod metrics;
+mod path;
+mod plane;
+mod request;
+mod respond;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use config::ForwardConfig;
+pub use metrics::Load;
+pub use plane::{CertificateError, DataPlane, PrepareError, PreparedGateway};
+pub use upstream::BackendHandle;
+
+/// A Gateway's table as this proxy uses it.
+pub type GatewayTable = shard_proxy_table::SubTable<BackendHandle>;

@@ -1,0 +1,222 @@
+//! Filters: header changes, redirect, rewrite. gateway-api v1 `HTTPRouteFilter`.
+
+use std::fmt::Write as _;
+
+use api_snapshot::config::{PathChange, Redirect};
+use http::{HeaderMap, HeaderValue};
+use shard_proxy_table::HeaderOps;
+
+/// Applies header changes: set, add, remove.
+pub(crate) fn change_headers(headers: &mut HeaderMap, ops: &HeaderOps) {
+    for (name, value) in &ops.set {
+        headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in &ops.add {
+        headers.append(name.clone(), value.clone());
+    }
+    for name in &ops.remove {
+        headers.remove(name);
+    }
+}
+
+/// What a redirect takes from the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RedirectFrom<'a> {
+    pub(crate) tls: bool,
+    /// Lower-case, without port.
+    pub(crate) host: &'a str,
+    /// Port under which clients reach the listener.
+    pub(crate) public_port: u16,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    /// The prefix that matched.
+    pub(crate) prefix: Option<&'a str>,
+}
+
+/// The Location of a redirect (gateway-api v1 `HTTPRequestRedirectFilter`). Without a port of its own: the well-known
+/// port of the scheme if that is given, else the listener's; a port that the scheme implies is left out.
+pub(crate) fn location(redirect: &Redirect, from: &RedirectFrom<'_>) -> Option<HeaderValue> {
+    let scheme = redirect
+        .scheme
+        .as_deref()
+        .unwrap_or(if from.tls { "https" } else { "http" });
+    let well_known = match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    let port = match (redirect.port, redirect.scheme.is_some()) {
+        (Some(port), _) => Some(port),
+        (None, true) => well_known.or(Some(from.public_port)),
+        (None, false) => Some(from.public_port),
+    };
+    let host = redirect.hostname.as_deref().unwrap_or(from.host);
+    let path = match &redirect.path {
+        Some(change) => changed_path(change, from.path, from.prefix),
+        None => from.path.to_owned(),
+    };
+    let mut location = format!("{scheme}://{host}");
+    if port != well_known
+        && let Some(port) = port
+    {
+        let _ = write!(location, ":{port}"); // writing to a String cannot fail
+    }
+    location.push_str(&path);
+    // A full replacement that brings its own query keeps it.
+    if let Some(query) = from.query
+        && !path.contains('?')
+    {
+        location.push('?');
+        location.push_str(query);
+    }
+    HeaderValue::try_from(location).ok()
+}
+
+/// The path after a change; `prefix` is what matched. Always starts with `/`, never gets `//` at the seam.
+pub(crate) fn changed_path(change: &PathChange, path: &str, prefix: Option<&str>) -> String {
+    match change {
+        PathChange::Full(full) if full.starts_with('/') => full.clone(),
+        PathChange::Full(full) => format!("/{full}"),
+        PathChange::Prefix(replacement) => {
+            let rest = match prefix {
+                Some("/") | None => path,
+                Some(prefix) => path.strip_prefix(prefix).unwrap_or(path),
+            };
+            let start = replacement.trim_end_matches('/');
+            let rest = rest.strip_prefix('/').unwrap_or(rest);
+            let slash = if start.is_empty()
+                || !rest.is_empty()
+                || path.ends_with('/') && prefix != Some("/")
+            {
+                "/"
+            } else {
+                ""
+            };
+            let lead = if start.is_empty() || start.starts_with('/') {
+                ""
+            } else {
+                "/"
+            };
+            format!("{lead}{start}{slash}{rest}")
+        }
+        // A change of a newer version: the path stays.
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_replaced_prefixes_in_the_specification_holds() {
+        // gateway-api v1 HTTPPathModifier.replacePrefixMatch: request path, prefix match, replacement, new path.
+        for (path, prefix, replacement, expected) in [
+            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+            ("/foo/", "/foo", "/xyz", "/xyz/"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "", "/"),
+            ("/foo", "/foo", "", "/"),
+            ("/foo/bar", "/foo", "", "/bar"),
+            ("/foo/", "/foo", "/", "/"),
+            ("/foo", "/foo", "/", "/"),
+            ("/foo/bar", "/foo", "/", "/bar"),
+            ("/bar", "/", "/xyz", "/xyz/bar"),
+            ("/", "/", "/xyz", "/xyz"),
+        ] {
+            let change = PathChange::Prefix(replacement.into());
+            assert_eq!(
+                changed_path(&change, path, Some(prefix)),
+                expected,
+                "{path} {prefix} {replacement}"
+            );
+        }
+        assert_eq!(
+            changed_path(&PathChange::Full("one".into()), "/foo", None),
+            "/one"
+        );
+    }
+
+    #[test]
+    fn a_redirect_names_the_port_that_clients_need() {
+        let from = RedirectFrom {
+            tls: false,
+            host: "a.test",
+            public_port: 10080,
+            path: "/p/q",
+            query: Some("x=1"),
+            prefix: Some("/p"),
+        };
+        let none = Redirect {
+            scheme: None,
+            hostname: None,
+            path: None,
+            port: None,
+            status: 302,
+        };
+        let scheme = |s: &str| Redirect {
+            scheme: Some(s.into()),
+            ..none.clone()
+        };
+        for (redirect, from, expected) in [
+            (none.clone(), from, "http://a.test:10080/p/q?x=1"),
+            (
+                none.clone(),
+                RedirectFrom {
+                    public_port: 80,
+                    ..from
+                },
+                "http://a.test/p/q?x=1",
+            ),
+            (scheme("https"), from, "https://a.test/p/q?x=1"),
+            (
+                scheme("http"),
+                RedirectFrom {
+                    tls: true,
+                    public_port: 8443,
+                    ..from
+                },
+                "http://a.test/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    port: Some(8443),
+                    ..scheme("https")
+                },
+                from,
+                "https://a.test:8443/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    port: Some(443),
+                    ..scheme("https")
+                },
+                from,
+                "https://a.test/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    hostname: Some("b.test".into()),
+                    ..none.clone()
+                },
+                from,
+                "http://b.test:10080/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    path: Some(PathChange::Prefix("/z".into())),
+                    ..none.clone()
+                },
+                from,
+                "http://a.test:10080/z/q?x=1",
+            ),
+        ] {
+            let location = location(&redirect, &from);
+            assert_eq!(
+                location.as_ref().and_then(|l| l.to_str().ok()),
+                Some(expected)
+            );
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! One line for each request, target `access`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::RouteKey;
+use http::{Method, StatusCode};
+
+use crate::cause::Cause;
+use crate::gateway::Gateway;
+use crate::worker::Worker;
+
+/// What is known of a request until its end; written when dropped, so that no way out misses it.
+pub(crate) struct RequestRecord {
+    pub(crate) worker: std::rc::Rc<Worker>,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) started: Instant,
+    pub(crate) status: StatusCode,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) bytes_sent: u64,
+    /// Only filled when requests are logged.
+    pub(crate) line: Option<Box<Line>>,
+}
+
+/// What only the log needs.
+pub(crate) struct Line {
+    pub(crate) peer: SocketAddr,
+    pub(crate) method: Method,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) route: Option<(RouteKey, u16)>,
+    pub(crate) upstream: Option<String>,
+    pub(crate) retries: u8,
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.gateway.record(self.worker.index, self.status, took);
+        self.worker.stats.request_ended(self.cause);
+        let Some(line) = self.line.take() else { return };
+        let route = line
+            .route
+            .as_ref()
+            .map(|(route, rule)| format!("{}/{} rules[{rule}]", route.namespace, route.name));
+        tracing::info!(
+            target: "access",
+            gateway = self.gateway.label,
+            peer = %line.peer,
+            method = %line.method,
+            host = line.host,
+            path = line.path,
+            route,
+            upstream = line.upstream,
+            status = self.status.as_u16(),
+            flag = self.cause.map(Cause::flag),
+            bytes = self.bytes_sent,
+            retries = line.retries,
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}
