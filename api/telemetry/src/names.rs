@@ -66,6 +66,8 @@ metrics! {
         "Gateways with a committed revision that is not activated yet.";
     SHARDS_FENCED = "shardway_distribute_fenced", "shardway.distribute.fenced", "{shard}",
         "Shards that a rollout went on without.";
+    STREAMS_LAGGING = "shardway_distribute_streams_lagging", "shardway.distribute.streams.lagging", "{stream}",
+        "Streams closed because their shard did not keep up.";
     TELEMETRY_DROPPED = "shardway_telemetry_dropped", "shardway.telemetry.dropped", "{item}",
         "Spans or exports dropped because a queue was full or the collector failed.";
 }

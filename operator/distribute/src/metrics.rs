@@ -1,0 +1,33 @@
+//! What the distributor counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use api_telemetry::metrics::{DurationHistogram, HistogramValue, Sink, Source};
+use api_telemetry::names;
+
+/// Counters of the distributor.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) streams: AtomicU64,
+    pub(crate) waiting: AtomicU64,
+    pub(crate) fenced: AtomicU64,
+    pub(crate) lagging: AtomicU64,
+    pub(crate) propagation: DurationHistogram,
+}
+
+impl Source for Metrics {
+    fn collect(&self, sink: &mut dyn Sink) {
+        let now = |of: &AtomicU64| of.load(Ordering::Relaxed) as f64;
+        sink.gauge(names::STREAMS_CONNECTED, &[], now(&self.streams));
+        sink.gauge(names::ROLLOUTS_WAITING, &[], now(&self.waiting));
+        sink.gauge(names::SHARDS_FENCED, &[], now(&self.fenced));
+        sink.counter(
+            names::STREAMS_LAGGING,
+            &[],
+            self.lagging.load(Ordering::Relaxed),
+        );
+        let mut value = HistogramValue::default();
+        self.propagation.add_to(&mut value);
+        sink.histogram(names::PROPAGATION_DURATION, &[], &value);
+    }
+}
