@@ -1,1 +1,59 @@
-//! operator-translate
+//! From the view of all objects to routing entries and conditions. [pure]
+//!
+//! ```text
+//!   Index --Dirty--> Translation::update --> Changes { entries per Gateway, facts, statuses }
+//!                      |
+//!      translate_class   translate_gateway   translate_route   backend   certificate
+//!                          listener, conflicts   attach, rule, filter, backend_ref
+//!                                  \______________ resolve_ref ______________/
+//! ```
+//!
+//! **Invariants**
+//! - Total: bad input becomes a condition, never an error. One object's mistake, even a panic while it is translated,
+//!   stays with that object.
+//! - Incremental equals full: after any events, [`Translation::update`] has led to what [`Translation::full`] gives.
+//! - A reference across namespaces is permitted by [`resolve_ref`] alone.
+//! - One rule of a route is one entry for each Gateway that serves it. Merging and precedence are the shard's.
+//! - A fact is there exactly as long as an entry refers to it.
+//!
+//! Decisions where the Gateway API leaves a choice:
+//! - Conflicting listeners are all refused, the others of the Gateway are served.
+//! - A rule that cannot be served is dropped (`PartiallyInvalid`, "Dropped Rule"); none left: `Accepted` is False.
+//! - An object whose newest form is rejected goes on in its last good form as long as this process knows it, with
+//!   `Accepted` False; after a restart it serves nothing until it is mended. An invalid GatewayClass does not take its
+//!   Gateways down: there are no parameters yet that they could miss.
+//! - A listener without any valid certificate is not served; with some, it is served with those.
+//! - ExternalName Services are followed, against the API's advice, as this also runs where there is no cluster;
+//!   who may refer to one is up to ReferenceGrants as for all Services.
+//!
+//! It deliberately does not know: clocks, sockets, Kubernetes clients, placement, what shards have acknowledged.
+
+mod attach;
+mod backend;
+mod backend_ref;
+mod certificate;
+mod changes;
+mod class;
+mod conflicts;
+mod filter;
+mod gateway;
+mod grants;
+mod hostname;
+mod listener;
+mod problem;
+mod quarantine;
+mod references;
+mod route;
+mod rule;
+mod selector;
+pub mod status;
+mod translation;
+
+pub use backend::backend;
+pub use certificate::{CertificateProblem, Certificates, certificate};
+pub use changes::{Changes, GatewayChange};
+pub use class::{SUPPORTED_FEATURES, translate_class};
+pub use gateway::{Attachable, AttachableListener, GatewayOutput, translate_gateway};
+pub use grants::{RefFrom, RefNotPermitted, RefTo, resolve_ref};
+pub use route::{Parents, RouteOutput, translate_route};
+pub use translation::Translation;

@@ -1,0 +1,102 @@
+//! Reverse references: from what is referred to, to who refers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{CertificateKey, GatewayKey, ObjectKey, RouteKey};
+
+use crate::ServiceKey;
+use crate::references::{GatewayRefs, RouteRefs};
+
+/// A set of pairs, asked for by its first part.
+#[derive(Debug)]
+pub(crate) struct Multimap<K, V>(BTreeMap<K, BTreeSet<V>>);
+
+impl<K, V> Default for Multimap<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone, V: Ord + Clone> Multimap<K, V> {
+    /// All second parts of a first one, in order.
+    pub(crate) fn of<Q>(&self, key: &Q) -> impl Iterator<Item = &V>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    pub(crate) fn insert(&mut self, key: &K, value: &V) {
+        match self.0.get_mut(key) {
+            Some(values) => {
+                values.insert(value.clone());
+            }
+            None => {
+                self.0.insert(key.clone(), BTreeSet::from([value.clone()]));
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &K, value: &V) {
+        if let Some(values) = self.0.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    /// Moves `value` from the keys of `old` to those of `new`.
+    fn relink(&mut self, value: &V, old: &BTreeSet<K>, new: &BTreeSet<K>) {
+        for key in old.difference(new) {
+            self.remove(key, value);
+        }
+        for key in new.difference(old) {
+            self.insert(key, value);
+        }
+    }
+}
+
+/// All reverse references.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    pub(crate) gateways_by_class: Multimap<String, GatewayKey>,
+    pub(crate) gateways_by_secret: Multimap<CertificateKey, GatewayKey>,
+    /// Gateways that refer into a namespace other than their own.
+    pub(crate) gateways_into: Multimap<String, GatewayKey>,
+    /// Gateways with a listener that selects namespaces by label.
+    pub(crate) selecting: BTreeSet<GatewayKey>,
+    pub(crate) routes_by_parent: Multimap<GatewayKey, RouteKey>,
+    pub(crate) routes_by_service: Multimap<ServiceKey, RouteKey>,
+    /// Routes that refer to a backend in a namespace other than their own.
+    pub(crate) routes_into: Multimap<String, RouteKey>,
+    pub(crate) slices_by_service: Multimap<ServiceKey, ObjectKey>,
+}
+
+impl Links {
+    pub(crate) fn relink_gateway(
+        &mut self,
+        key: &GatewayKey,
+        old: &GatewayRefs,
+        new: &GatewayRefs,
+    ) {
+        self.gateways_by_class.relink(key, &old.class, &new.class);
+        self.gateways_by_secret
+            .relink(key, &old.secrets, &new.secrets);
+        self.gateways_into.relink(key, &old.into, &new.into);
+        if new.selects {
+            self.selecting.insert(key.clone());
+        } else {
+            self.selecting.remove(key);
+        }
+    }
+
+    pub(crate) fn relink_route(&mut self, key: &RouteKey, old: &RouteRefs, new: &RouteRefs) {
+        self.routes_by_parent
+            .relink(key, &old.parents, &new.parents);
+        self.routes_by_service
+            .relink(key, &old.services, &new.services);
+        self.routes_into.relink(key, &old.into, &new.into);
+    }
+}

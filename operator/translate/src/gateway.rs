@@ -1,0 +1,392 @@
+//! A Gateway: its own entry, its listeners, its status, and what routes may attach to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::condition::{reasons, types};
+use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, TenantId};
+use api_snapshot::config::{GatewaySpec, ListenerSpec};
+use api_snapshot::facts::Certificate;
+use operator_index::Index;
+use operator_objects::spec::{AllowedNamespaces, Gateway, Listener};
+
+use crate::certificate::Certificates;
+use crate::class::is_ours;
+use crate::conflicts::{conflict, overlap};
+use crate::listener::{Examined, examine};
+use crate::problem::{Problem, join};
+use crate::status::{Condition, GatewayStatus, ListenerStatus, gateway_object};
+
+/// What a Gateway becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayOutput {
+    /// Its own entry; none when it was never readable, so that there is nothing to serve.
+    pub spec: Option<GatewaySpec>,
+    /// Listeners that can be served, by name, in the order of the spec.
+    pub listeners: Vec<(String, ListenerSpec)>,
+    /// What routes see of it. Routes are translated again when this changes, and only then.
+    pub attachable: Attachable,
+    /// Certificates of the listeners that can be served.
+    pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// Its status; `attached_routes` is 0, as routes are counted by [`crate::Translation`].
+    pub status: GatewayStatus,
+}
+
+/// What routes see of a Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachable {
+    /// All listeners of the spec, valid or not.
+    pub listeners: Vec<AttachableListener>,
+    /// Set when translating the Gateway panicked.
+    pub quarantined: bool,
+}
+
+/// What routes see of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachableListener {
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+    /// Its host name.
+    pub hostname: Option<String>,
+    /// Whether it takes HTTPRoutes.
+    pub takes_http_routes: bool,
+    /// From which namespaces.
+    pub namespaces: AllowedNamespaces,
+    /// Why it is not served, if it is not. Routes attach to it all the same (gateway-api v1 `ListenerStatus.attachedRoutes`).
+    pub not_served: Option<String>,
+}
+
+/// Translates a Gateway; none when it does not exist or its class is not ours.
+///
+/// A Gateway that is rejected and never had a good form has a status and no entries: its class cannot be read.
+pub fn translate_gateway(
+    view: &Index,
+    key: &GatewayKey,
+    certificates: &mut Certificates,
+) -> Option<GatewayOutput> {
+    let rejected = view.rejected(&gateway_object(key));
+    let Some(gateway) = view.gateway(key) else {
+        let rejected = rejected?;
+        let accepted = Condition::no(
+            types::ACCEPTED,
+            reasons::INVALID,
+            rejected.message.clone(),
+            rejected.generation,
+        );
+        return Some(GatewayOutput::without_entries(accepted));
+    };
+    if !view
+        .class(&gateway.class_name)
+        .is_some_and(|class| is_ours(class))
+    {
+        return None;
+    }
+    let mut output = translate(view, gateway, certificates);
+    if let Some(rejected) = rejected {
+        let text = format!("{}; the last valid form is served", rejected.message);
+        output.observe(rejected.generation);
+        output.status.conditions = vec![Condition::no(
+            types::ACCEPTED,
+            reasons::INVALID,
+            text,
+            rejected.generation,
+        )];
+    }
+    Some(output)
+}
+
+impl GatewayOutput {
+    fn without_entries(accepted: Condition) -> Self {
+        Self {
+            spec: None,
+            listeners: Vec::new(),
+            attachable: Attachable::default(),
+            certificates: BTreeMap::new(),
+            status: GatewayStatus {
+                conditions: vec![accepted],
+                listeners: Vec::new(),
+            },
+        }
+    }
+
+    /// What is left of a Gateway whose translation panicked: it exists and has no listeners.
+    pub(crate) fn quarantined(gateway: Option<&Gateway>, message: &str) -> Self {
+        let generation = gateway.map_or(0, |gateway| gateway.meta.generation);
+        let mut output = Self::without_entries(Condition::no(
+            types::ACCEPTED,
+            reasons::QUARANTINED,
+            message,
+            generation,
+        ));
+        output.spec = gateway.map(gateway_spec);
+        output.attachable.quarantined = true;
+        output
+    }
+
+    fn observe(&mut self, generation: i64) {
+        for listener in &mut self.status.listeners {
+            for condition in &mut listener.conditions {
+                condition.observed_generation = generation;
+            }
+        }
+    }
+}
+
+fn gateway_spec(gateway: &Gateway) -> GatewaySpec {
+    GatewaySpec {
+        tenant: TenantId(gateway.meta.namespace.clone()),
+        uid: gateway.meta.uid.clone(),
+        generation: gateway.meta.generation,
+    }
+}
+
+fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> GatewayOutput {
+    let generation = gateway.meta.generation;
+    let mut held = BTreeMap::new();
+    let examined: Vec<(&Listener, Examined)> = gateway
+        .listeners
+        .iter()
+        .map(|listener| (listener, examine(view, gateway, listener, cache, &mut held)))
+        .collect();
+    let refused = refused(gateway);
+    let mut output = GatewayOutput {
+        spec: Some(gateway_spec(gateway)),
+        listeners: Vec::new(),
+        attachable: Attachable::default(),
+        certificates: BTreeMap::new(),
+        status: GatewayStatus {
+            conditions: Vec::new(),
+            listeners: Vec::new(),
+        },
+    };
+    let mut invalid = Vec::new();
+    for (at, (listener, found)) in examined.iter().enumerate() {
+        let conflict = conflict(&examined, at);
+        let problem = found.refused.as_ref().or(conflict.as_ref());
+        if let Some(problem) = problem {
+            invalid.push(format!("{}: {}", listener.name, problem.message));
+        }
+        let not_served = not_served(refused.as_ref(), problem, found);
+        if let (None, Some(protocol)) = (&not_served, found.protocol) {
+            output.listeners.push((
+                listener.name.clone(),
+                ListenerSpec {
+                    port: listener.port,
+                    protocol,
+                    hostname: listener.hostname.clone(),
+                    certificates: found.certificates.clone(),
+                },
+            ));
+            for key in &found.certificates {
+                if let Some(certificate) = held.get(key) {
+                    output
+                        .certificates
+                        .insert(key.clone(), Arc::clone(certificate));
+                }
+            }
+        }
+        let mut conditions = listener_conditions(problem, conflict.as_ref(), found, generation);
+        if let Some(overlap) = overlap(&examined, at, &held) {
+            let condition = Condition::yes(
+                types::OVERLAPPING_TLS_CONFIG,
+                overlap.reason,
+                overlap.message,
+                generation,
+            );
+            conditions.push(condition);
+        }
+        output.status.listeners.push(ListenerStatus {
+            name: listener.name.clone(),
+            supported_kinds: found.supported_kinds.clone(),
+            attached_routes: 0,
+            conditions,
+            servable: not_served.is_none(),
+        });
+        output.attachable.listeners.push(AttachableListener {
+            name: listener.name.clone(),
+            port: listener.port,
+            hostname: listener.hostname.clone(),
+            takes_http_routes: found
+                .supported_kinds
+                .iter()
+                .any(|kind| kind.group == GATEWAY_GROUP && kind.kind == "HTTPRoute"),
+            namespaces: listener.allowed_namespaces.clone(),
+            not_served,
+        });
+    }
+    output
+        .status
+        .conditions
+        .push(accepted(view, gateway, refused, &invalid));
+    output
+}
+
+/// Why nothing of a Gateway is served.
+///
+/// Source: gateway-api v1 `GatewayConditionAccepted`, `GatewayInfrastructure.parametersRef`, `GatewaySpecAddress`.
+fn refused(gateway: &Gateway) -> Option<Problem> {
+    if let Some(parameters) = &gateway.parameters_ref {
+        let message = format!(
+            "spec.infrastructure.parametersRef: kind {} of group {:?} is not supported; remove it",
+            parameters.kind, parameters.group
+        );
+        return Some(Problem::new(reasons::INVALID_PARAMETERS, message));
+    }
+    if let Some(address) = gateway
+        .addresses
+        .iter()
+        .find(|address| address.kind != "IPAddress")
+    {
+        let message = format!(
+            "spec.addresses: type {} is not supported; use IPAddress",
+            address.kind
+        );
+        return Some(Problem::new(reasons::UNSUPPORTED_ADDRESS, message));
+    }
+    // Client certificates that nobody checks would open what the user meant to close. Other fields do no harm unserved.
+    let tls: Vec<&str> = gateway
+        .unsupported
+        .iter()
+        .map(String::as_str)
+        .filter(|field| field.contains("tls"))
+        .collect();
+    (!tls.is_empty()).then(|| {
+        Problem::new(
+            reasons::INVALID,
+            format!("not served yet: {}; remove it", tls.join(", ")),
+        )
+    })
+}
+
+fn accepted(
+    view: &Index,
+    gateway: &Gateway,
+    refused: Option<Problem>,
+    invalid: &[String],
+) -> Condition {
+    let generation = gateway.meta.generation;
+    if let Some(problem) = refused {
+        return Condition::no(types::ACCEPTED, problem.reason, problem.message, generation);
+    }
+    let invalid_text = join(invalid.iter().map(String::as_str));
+    if !invalid.is_empty() && invalid.len() == gateway.listeners.len() {
+        let text = format!("no listener is valid: {invalid_text}");
+        return Condition::no(
+            types::ACCEPTED,
+            reasons::LISTENERS_NOT_VALID,
+            text,
+            generation,
+        );
+    }
+    if !invalid.is_empty() {
+        let valid = gateway.listeners.len() - invalid.len();
+        let text = format!(
+            "{valid} of {} listeners accepted; not accepted: {invalid_text}",
+            gateway.listeners.len()
+        );
+        return Condition::yes(
+            types::ACCEPTED,
+            reasons::LISTENERS_NOT_VALID,
+            text,
+            generation,
+        );
+    }
+    let mut text = String::from("all listeners accepted");
+    if !gateway.unsupported.is_empty() {
+        text.push_str(&format!(
+            "; not served yet: {}",
+            gateway.unsupported.join(", ")
+        ));
+    }
+    if view
+        .class(&gateway.class_name)
+        .is_some_and(|class| class.parameters_ref.is_some())
+    {
+        text.push_str(&format!(
+            "; parameters of GatewayClass {} are invalid, defaults are used",
+            gateway.class_name
+        ));
+    }
+    Condition::yes(types::ACCEPTED, reasons::ACCEPTED, text, generation)
+}
+
+/// Why a listener is not in the snapshot.
+fn not_served(
+    refused: Option<&Problem>,
+    problem: Option<&Problem>,
+    found: &Examined,
+) -> Option<String> {
+    if let Some(problem) = refused.or(problem) {
+        return Some(problem.message.clone());
+    }
+    let needs_certificate = found.protocol == Some(api_snapshot::config::ListenerProtocol::Https);
+    (needs_certificate && found.certificates.is_empty()).then(|| {
+        join(
+            found
+                .unresolved
+                .iter()
+                .map(|problem| problem.message.as_str()),
+        )
+    })
+}
+
+fn listener_conditions(
+    problem: Option<&Problem>,
+    conflict: Option<&Problem>,
+    found: &Examined,
+    generation: i64,
+) -> Vec<Condition> {
+    let accepted = match problem {
+        Some(problem) => Condition::no(
+            types::ACCEPTED,
+            problem.reason,
+            problem.message.clone(),
+            generation,
+        ),
+        None => Condition::yes(
+            types::ACCEPTED,
+            reasons::ACCEPTED,
+            "listener is valid",
+            generation,
+        ),
+    };
+    let resolved = match found.unresolved.first() {
+        Some(first) => {
+            let message = join(
+                found
+                    .unresolved
+                    .iter()
+                    .map(|problem| problem.message.as_str()),
+            );
+            Condition::no(types::RESOLVED_REFS, first.reason, message, generation)
+        }
+        None => {
+            let notes = ["all references are resolved"]
+                .into_iter()
+                .chain(found.notes.iter().map(String::as_str));
+            Condition::yes(
+                types::RESOLVED_REFS,
+                reasons::RESOLVED_REFS,
+                join(notes),
+                generation,
+            )
+        }
+    };
+    let conflicted = match conflict {
+        Some(problem) => Condition::yes(
+            types::CONFLICTED,
+            problem.reason,
+            problem.message.clone(),
+            generation,
+        ),
+        None => Condition::no(
+            types::CONFLICTED,
+            reasons::NO_CONFLICTS,
+            "distinct from all other listeners",
+            generation,
+        ),
+    };
+    vec![accepted, resolved, conflicted]
+}

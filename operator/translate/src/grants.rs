@@ -1,0 +1,78 @@
+//! Whether a reference may cross namespaces: the one place that reads ReferenceGrants.
+
+use operator_objects::spec::ReferenceGrant;
+
+/// Who refers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefFrom<'a> {
+    /// API group.
+    pub group: &'a str,
+    /// Kind.
+    pub kind: &'a str,
+    /// Namespace.
+    pub namespace: &'a str,
+}
+
+/// To what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefTo<'a> {
+    /// API group; empty for core.
+    pub group: &'a str,
+    /// Kind.
+    pub kind: &'a str,
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Name.
+    pub name: &'a str,
+}
+
+/// The owner of the target's namespace has not permitted the reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "reference from {from_kind} in namespace {from} to {kind} {namespace}/{name} is not permitted; \
+     a ReferenceGrant in namespace {namespace} must allow it"
+)]
+pub struct RefNotPermitted {
+    from_kind: String,
+    from: String,
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+/// Checks a reference. Within a namespace every reference is permitted; across, one grant in the target's namespace
+/// must name both sides: any of its `from` with any of its `to`.
+///
+/// Whether the target exists is not looked at, so that a refusal tells nothing about other namespaces.
+///
+/// Source: gateway-api v1 `ReferenceGrantSpec`.
+///
+/// # Errors
+/// [`RefNotPermitted`] when no grant permits it.
+pub fn resolve_ref<'g>(
+    from: RefFrom<'_>,
+    to: RefTo<'_>,
+    grants: impl IntoIterator<Item = &'g ReferenceGrant>,
+) -> Result<(), RefNotPermitted> {
+    let permits = |grant: &ReferenceGrant| {
+        grant.meta.namespace == to.namespace
+            && grant.from.iter().any(|g| {
+                g.group == from.group && g.kind == from.kind && g.namespace == from.namespace
+            })
+            && grant.to.iter().any(|g| {
+                g.group == to.group
+                    && g.kind == to.kind
+                    && g.name.as_deref().is_none_or(|n| n == to.name)
+            })
+    };
+    if from.namespace == to.namespace || grants.into_iter().any(permits) {
+        return Ok(());
+    }
+    Err(RefNotPermitted {
+        from_kind: from.kind.into(),
+        from: from.namespace.into(),
+        kind: to.kind.into(),
+        namespace: to.namespace.into(),
+        name: to.name.into(),
+    })
+}

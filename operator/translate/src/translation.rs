@@ -1,0 +1,553 @@
+//! The incremental state: what each object was translated to, and what changes when some are translated again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::{BackendKey, CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, RouteKey, Timestamp};
+use api_snapshot::config::RuleSpec;
+use api_snapshot::facts::{Backend, Certificate};
+use api_snapshot::{GatewayEntry, GatewayEntryKey};
+use operator_index::{Dirty, Index};
+
+use crate::certificate::Certificates;
+use crate::changes::{Changes, GatewayChange};
+use crate::gateway::{Attachable, GatewayOutput, translate_gateway};
+use crate::quarantine::guarded;
+use crate::references::References;
+use crate::route::{Parents, RouteOutput, quarantined, translate_route};
+use crate::status::{
+    ClassStatus, GatewayStatus, ObjectStatus, RouteStatus, class_object, gateway_object,
+};
+use crate::{backend, translate_class};
+
+/// Everything translated, and who refers to which fact. One writer.
+///
+/// What it holds after any sequence of updates is what [`Translation::full`] gives for the same view.
+#[derive(Debug, Default)]
+pub struct Translation {
+    classes: BTreeMap<String, ClassStatus>,
+    gateways: BTreeMap<GatewayKey, TranslatedGateway>,
+    routes: BTreeMap<RouteKey, TranslatedRoute>,
+    backends: References<BackendKey, Backend>,
+    certificates: References<CertificateKey, Arc<Certificate>>,
+    cache: Certificates,
+    /// Gateways with a certificate that has expired since the last update.
+    expired: BTreeSet<GatewayKey>,
+    panics_on: Option<ObjectKey>,
+}
+
+/// A Gateway of ours with all that attaches to it.
+#[derive(Debug)]
+struct TranslatedGateway {
+    output: GatewayOutput,
+    rules: BTreeMap<RouteKey, Vec<(u16, RuleSpec)>>,
+    /// Routes on each listener.
+    attached: BTreeMap<String, u32>,
+}
+
+/// A route without its rules, which its Gateways hold.
+#[derive(Debug)]
+struct TranslatedRoute {
+    gateways: BTreeSet<GatewayKey>,
+    backends: BTreeSet<BackendKey>,
+    attached: BTreeSet<(GatewayKey, String)>,
+    status: RouteStatus,
+}
+
+/// State of one update.
+#[derive(Default)]
+struct Update {
+    ops: BTreeMap<GatewayKey, BTreeMap<GatewayEntryKey, Option<GatewayEntry>>>,
+    removed: BTreeSet<GatewayKey>,
+    statuses: BTreeSet<ObjectKey>,
+    /// Routes to translate.
+    routes: BTreeSet<RouteKey>,
+}
+
+impl Parents for BTreeMap<GatewayKey, TranslatedGateway> {
+    fn attachable(&self, key: &GatewayKey) -> Option<&Attachable> {
+        self.get(key).map(|gateway| &gateway.output.attachable)
+    }
+}
+
+impl Translation {
+    /// Nothing translated yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Translates everything that the view holds.
+    pub fn full(view: &Index) -> Self {
+        let mut translation = Self::new();
+        translation.update(view, Dirty::all(view));
+        translation
+    }
+
+    /// Translates what is stale and says what changed by it.
+    ///
+    /// A stale Gateway brings its routes along only when what they attach to changed. Cost: O(objects translated), and for
+    /// a Gateway O(its own listeners); the other routes of a Gateway are not looked at.
+    pub fn update(&mut self, view: &Index, dirty: Dirty) -> Changes {
+        let mut update = Update {
+            routes: dirty.routes,
+            ..Update::default()
+        };
+        for name in &dirty.classes {
+            self.update_class(view, name, &mut update);
+        }
+        for key in dirty
+            .gateways
+            .iter()
+            .chain(&std::mem::take(&mut self.expired))
+        {
+            self.update_gateway(view, key, &mut update);
+        }
+        for key in std::mem::take(&mut update.routes) {
+            self.update_route(view, &key, &mut update);
+        }
+        for service in &dirty.backends {
+            let first = BackendKey::new(&service.namespace, &service.name, 0);
+            let last = BackendKey::new(&service.namespace, &service.name, u16::MAX);
+            self.backends.refresh_range(first..=last);
+        }
+        let backends = self.backends.settle(|key| {
+            // No object of its own to blame: its Service's routes still answer, without endpoints.
+            guarded(|| backend(view, key)).unwrap_or_else(|_| Backend {
+                protocol: api_snapshot::facts::BackendProtocol::Http1,
+                endpoints: Vec::new(),
+            })
+        });
+        let certificates = self.settle_certificates();
+        Changes {
+            gateways: gateway_changes(update.ops, update.removed),
+            backends,
+            certificates,
+            statuses: update.statuses,
+        }
+    }
+
+    /// Tells the time, by which the next update says of a certificate that it has expired. Time only goes on; before the
+    /// first call nothing has expired. Cost: O(Gateways), so call it every few minutes, then update with what is stale.
+    pub fn set_now(&mut self, now: Timestamp) {
+        let before = self.cache.now();
+        self.cache.set_now(now);
+        let passed = |output: &GatewayOutput| {
+            output
+                .certificates
+                .values()
+                .any(|it| it.not_after < now.0 && before.is_none_or(|t| it.not_after >= t.0))
+        };
+        let expired = self
+            .gateways
+            .iter()
+            .filter(|(_, gateway)| passed(&gateway.output))
+            .map(|(key, _)| key.clone());
+        self.expired.extend(expired);
+    }
+
+    /// For tests: translating this object panics, until it is called with none.
+    #[doc(hidden)]
+    pub fn panic_on(&mut self, object: Option<ObjectKey>) {
+        self.panics_on = object;
+    }
+
+    fn update_class(&mut self, view: &Index, name: &str, update: &mut Update) {
+        let object = class_object(name);
+        let translated = guarded(|| {
+            self.maybe_panic(&object);
+            translate_class(view, name)
+        });
+        let status = translated
+            .unwrap_or_else(|message| Some(ClassStatus::quarantined(view, name, &message)));
+        if self.classes.get(name) == status.as_ref() {
+            return;
+        }
+        match status {
+            Some(status) => self.classes.insert(name.into(), status),
+            None => self.classes.remove(name),
+        };
+        update.statuses.insert(object);
+    }
+
+    fn update_gateway(&mut self, view: &Index, key: &GatewayKey, update: &mut Update) {
+        let object = gateway_object(key);
+        let mut cache = std::mem::take(&mut self.cache);
+        let translated = guarded(|| {
+            self.maybe_panic(&object);
+            translate_gateway(view, key, &mut cache)
+        });
+        self.cache = cache;
+        let output = translated.unwrap_or_else(|message| {
+            Some(GatewayOutput::quarantined(
+                view.gateway(key).map(AsRef::as_ref),
+                &message,
+            ))
+        });
+        let Some(mut output) = output else {
+            return self.remove_gateway(view, key, update);
+        };
+        let old = self.gateways.remove(key);
+        let (old_output, rules, attached) = match old {
+            Some(old) => (Some(old.output), old.rules, old.attached),
+            None => (None, BTreeMap::new(), BTreeMap::new()),
+        };
+        let served_before = old_output.as_ref().is_some_and(|old| old.spec.is_some());
+        if output.spec.is_some() {
+            diff_gateway(
+                old_output.as_ref(),
+                &output,
+                update.ops.entry(key.clone()).or_default(),
+            );
+        } else if served_before {
+            update.removed.insert(key.clone());
+        }
+        if old_output.as_ref().map(|old| &old.attachable) != Some(&output.attachable) {
+            update.routes.extend(view.routes_of_gateway(key).cloned());
+        }
+        let none = BTreeMap::new();
+        let had = old_output.as_ref().map_or(&none, |old| &old.certificates);
+        self.certificates
+            .replace(had.keys(), output.certificates.keys());
+        for (certificate, value) in &output.certificates {
+            self.certificates.set(certificate, value);
+        }
+        count_attached(&mut output.status, &attached);
+        if old_output.as_ref().map(|old| &old.status) != Some(&output.status) {
+            update.statuses.insert(object);
+        }
+        self.gateways.insert(
+            key.clone(),
+            TranslatedGateway {
+                output,
+                rules,
+                attached,
+            },
+        );
+    }
+
+    fn remove_gateway(&mut self, view: &Index, key: &GatewayKey, update: &mut Update) {
+        let Some(old) = self.gateways.remove(key) else {
+            return;
+        };
+        self.certificates
+            .replace(old.output.certificates.keys(), std::iter::empty());
+        if old.output.spec.is_some() {
+            update.removed.insert(key.clone());
+        }
+        update.ops.remove(key);
+        // Also those that no longer refer to it but did, and have not been translated since.
+        update.routes.extend(old.rules.into_keys());
+        update.routes.extend(view.routes_of_gateway(key).cloned());
+        update.statuses.insert(gateway_object(key));
+    }
+
+    fn update_route(&mut self, view: &Index, key: &RouteKey, update: &mut Update) {
+        let object = key.object();
+        let translated = guarded(|| {
+            self.maybe_panic(&object);
+            translate_route(view, &self.gateways, key)
+        });
+        let output = translated
+            .unwrap_or_else(|message| Some(quarantined(view, &self.gateways, key, &message)));
+        let gone = output.is_none();
+        let RouteOutput {
+            rules,
+            backends,
+            attached,
+            status,
+        } = output.unwrap_or_default();
+        let old = self.routes.remove(key);
+        let none = BTreeSet::new();
+        let (had_gateways, had_backends, had_attached) = match &old {
+            Some(old) => (&old.gateways, &old.backends, &old.attached),
+            None => (&none, &BTreeSet::new(), &BTreeSet::new()),
+        };
+        for gateway in had_gateways
+            .iter()
+            .filter(|gateway| !rules.contains_key(*gateway))
+        {
+            self.set_rules(gateway, key, Vec::new(), update);
+        }
+        self.backends.replace(had_backends.iter(), backends.iter());
+        self.recount(had_attached, &attached, update);
+        if old.as_ref().map(|old| &old.status) != (!gone).then_some(&status) {
+            update.statuses.insert(object);
+        }
+        let gateways = rules.keys().cloned().collect();
+        for (gateway, rules) in rules {
+            self.set_rules(&gateway, key, rules, update);
+        }
+        if !gone {
+            self.routes.insert(
+                key.clone(),
+                TranslatedRoute {
+                    gateways,
+                    backends,
+                    attached,
+                    status,
+                },
+            );
+        }
+    }
+
+    /// Sets the rules of a route on a Gateway; both lists are in the order of their numbers.
+    fn set_rules(
+        &mut self,
+        gateway: &GatewayKey,
+        route: &RouteKey,
+        new: Vec<(u16, RuleSpec)>,
+        update: &mut Update,
+    ) {
+        let Some(translated) = self.gateways.get_mut(gateway) else {
+            return;
+        };
+        let old = translated.rules.remove(route).unwrap_or_default();
+        let mut ops: Vec<(u16, Option<RuleSpec>)> = Vec::new();
+        for (at, _) in old
+            .iter()
+            .filter(|(at, _)| new.binary_search_by_key(at, |(at, _)| *at).is_err())
+        {
+            ops.push((*at, None));
+        }
+        for (at, rule) in &new {
+            let same = old
+                .binary_search_by_key(at, |(at, _)| *at)
+                .is_ok_and(|found| old[found].1 == *rule);
+            if !same {
+                ops.push((*at, Some(rule.clone())));
+            }
+        }
+        if !ops.is_empty() {
+            let gateway_ops = update.ops.entry(gateway.clone()).or_default();
+            for (at, rule) in ops {
+                gateway_ops.insert(
+                    GatewayEntryKey::Rule(route.clone(), at),
+                    rule.map(GatewayEntry::Rule),
+                );
+            }
+        }
+        if !new.is_empty() {
+            translated.rules.insert(route.clone(), new);
+        }
+    }
+
+    fn recount(
+        &mut self,
+        old: &BTreeSet<(GatewayKey, String)>,
+        new: &BTreeSet<(GatewayKey, String)>,
+        update: &mut Update,
+    ) {
+        for (gateway, listener) in old.symmetric_difference(new) {
+            let Some(translated) = self.gateways.get_mut(gateway) else {
+                continue;
+            };
+            let count = translated.attached.entry(listener.clone()).or_default();
+            *count = if new.contains(&(gateway.clone(), listener.clone())) {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+            let count = *count;
+            if count == 0 {
+                translated.attached.remove(listener);
+            }
+            // A listener that is gone from the spec has no status.
+            let status = translated
+                .output
+                .status
+                .listeners
+                .iter_mut()
+                .find(|status| status.name == *listener);
+            if let Some(status) = status {
+                status.attached_routes = count;
+                update.statuses.insert(gateway_object(gateway));
+            }
+        }
+    }
+
+    fn settle_certificates(&mut self) -> BTreeMap<CertificateKey, Option<Certificate>> {
+        let mut out = BTreeMap::new();
+        for (key, change) in self.certificates.settle_set() {
+            if change.is_none() {
+                self.cache.forget(&key);
+            }
+            out.insert(key, change.map(|certificate| (*certificate).clone()));
+        }
+        out
+    }
+
+    fn maybe_panic(&self, object: &ObjectKey) {
+        if self.panics_on.as_ref() == Some(object) {
+            std::panic::panic_any("injected by a test");
+        }
+    }
+
+    /// Status of an object; none when we have nothing to say of it.
+    pub fn status(&self, object: &ObjectKey) -> Option<ObjectStatus<'_>> {
+        if object.group != GATEWAY_GROUP {
+            return None;
+        }
+        let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
+        match object.kind.as_str() {
+            "GatewayClass" => self.class_status(name).map(ObjectStatus::Class),
+            "Gateway" => self
+                .gateway_status(&GatewayKey::new(namespace, name))
+                .map(ObjectStatus::Gateway),
+            "HTTPRoute" => self
+                .route_status(&RouteKey::http(namespace, name))
+                .map(ObjectStatus::Route),
+            _ => None,
+        }
+    }
+
+    /// All statuses: classes, Gateways, then routes, each in the order of their keys.
+    pub fn statuses(&self) -> impl Iterator<Item = (ObjectKey, ObjectStatus<'_>)> {
+        let classes = self
+            .classes
+            .iter()
+            .map(|(name, status)| (class_object(name), ObjectStatus::Class(status)));
+        let gateways = self.gateways.iter().map(|(key, it)| {
+            (
+                gateway_object(key),
+                ObjectStatus::Gateway(&it.output.status),
+            )
+        });
+        let routes = self
+            .routes
+            .iter()
+            .map(|(key, it)| (key.object(), ObjectStatus::Route(&it.status)));
+        classes.chain(gateways).chain(routes)
+    }
+
+    /// Status of a GatewayClass of ours.
+    pub fn class_status(&self, name: &str) -> Option<&ClassStatus> {
+        self.classes.get(name)
+    }
+
+    /// Status of a Gateway of ours, with its routes counted.
+    pub fn gateway_status(&self, key: &GatewayKey) -> Option<&GatewayStatus> {
+        self.gateways.get(key).map(|gateway| &gateway.output.status)
+    }
+
+    /// Status of a route. One without a parent of ours has no parents in it.
+    pub fn route_status(&self, key: &RouteKey) -> Option<&RouteStatus> {
+        self.routes.get(key).map(|route| &route.status)
+    }
+
+    /// Gateways of ours that have entries, in the order of their keys.
+    pub fn gateways(&self) -> impl Iterator<Item = &GatewayKey> {
+        self.gateways
+            .iter()
+            .filter(|(_, gateway)| gateway.output.spec.is_some())
+            .map(|(key, _)| key)
+    }
+
+    /// All entries of a Gateway, in the order of their keys; a new leader compares them with what is committed.
+    pub fn entries(&self, key: &GatewayKey) -> BTreeMap<GatewayEntryKey, GatewayEntry> {
+        let mut out = BTreeMap::new();
+        let Some(gateway) = self.gateways.get(key) else {
+            return out;
+        };
+        let Some(spec) = &gateway.output.spec else {
+            return out;
+        };
+        out.insert(
+            GatewayEntryKey::Gateway,
+            GatewayEntry::Gateway(spec.clone()),
+        );
+        for (name, listener) in &gateway.output.listeners {
+            out.insert(
+                GatewayEntryKey::Listener(name.clone()),
+                GatewayEntry::Listener(listener.clone()),
+            );
+        }
+        for (route, rules) in &gateway.rules {
+            for (at, rule) in rules {
+                out.insert(
+                    GatewayEntryKey::Rule(route.clone(), *at),
+                    GatewayEntry::Rule(rule.clone()),
+                );
+            }
+        }
+        out
+    }
+
+    /// Backends that are referred to now.
+    pub fn backends(&self) -> impl Iterator<Item = (&BackendKey, &Backend)> {
+        self.backends.iter()
+    }
+
+    /// Certificates that are referred to now.
+    pub fn certificates(&self) -> impl Iterator<Item = (&CertificateKey, &Certificate)> {
+        self.certificates
+            .iter()
+            .map(|(key, certificate)| (key, certificate.as_ref()))
+    }
+}
+
+fn count_attached(status: &mut GatewayStatus, attached: &BTreeMap<String, u32>) {
+    for listener in &mut status.listeners {
+        listener.attached_routes = attached.get(&listener.name).copied().unwrap_or_default();
+    }
+}
+
+fn diff_gateway(
+    old: Option<&GatewayOutput>,
+    new: &GatewayOutput,
+    ops: &mut BTreeMap<GatewayEntryKey, Option<GatewayEntry>>,
+) {
+    if old.and_then(|old| old.spec.as_ref()) != new.spec.as_ref() {
+        ops.insert(
+            GatewayEntryKey::Gateway,
+            new.spec.clone().map(GatewayEntry::Gateway),
+        );
+    }
+    let before = old.map_or(&[][..], |old| &old.listeners);
+    for (name, _) in before
+        .iter()
+        .filter(|(name, _)| !new.listeners.iter().any(|(other, _)| other == name))
+    {
+        ops.insert(GatewayEntryKey::Listener(name.clone()), None);
+    }
+    for listener in new
+        .listeners
+        .iter()
+        .filter(|listener| !before.contains(listener))
+    {
+        let (name, spec) = listener;
+        ops.insert(
+            GatewayEntryKey::Listener(name.clone()),
+            Some(GatewayEntry::Listener(spec.clone())),
+        );
+    }
+}
+
+fn gateway_changes(
+    ops: BTreeMap<GatewayKey, BTreeMap<GatewayEntryKey, Option<GatewayEntry>>>,
+    removed: BTreeSet<GatewayKey>,
+) -> BTreeMap<GatewayKey, GatewayChange> {
+    let changed = ops
+        .into_iter()
+        .filter(|(key, ops)| !ops.is_empty() && !removed.contains(key));
+    let mut out: BTreeMap<GatewayKey, GatewayChange> = changed
+        .map(|(key, ops)| {
+            (
+                key,
+                GatewayChange {
+                    ops: ops.into_iter().collect(),
+                    removed: false,
+                },
+            )
+        })
+        .collect();
+    for key in removed {
+        out.insert(
+            key,
+            GatewayChange {
+                ops: Vec::new(),
+                removed: true,
+            },
+        );
+    }
+    out
+}
