@@ -97,61 +97,6 @@ pub(crate) struct Config {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Reads the command line, with the settings of `--config FILE` as if they were environment variables.
-///
-/// # Errors
-/// A config file that cannot be read, or that has a setting that is not known.
-pub(crate) fn parse() -> anyhow::Result<Config> {
-    use anyhow::{Context, bail};
-    use clap::CommandFactory;
-
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    let Some(file) = config_file(&arguments) else {
-        return Ok(Config::parse_from(arguments));
-    };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("read config file {}", file.display()))?;
-    let settings: std::collections::BTreeMap<String, serde_json::Value> = serde_saphyr::from_str(&text)
-        .with_context(|| format!("parse config file {}", file.display()))?;
-    let command = Config::command();
-    let mut merged = arguments.clone();
-    for (name, value) in settings {
-        let Some(known) = command.get_arguments().find(|a| a.get_long() == Some(&name)) else {
-            bail!("config file {}: unknown setting {name:?}; see --help for the names", file.display());
-        };
-        let flag = format!("--{name}");
-        let on_line = arguments.iter().any(|argument| {
-            argument.to_str().is_some_and(|a| a == flag || a.starts_with(&format!("{flag}=")))
-        });
-        let in_environment = known.get_env().is_some_and(|name| std::env::var_os(name).is_some());
-        if on_line || in_environment {
-            continue;
-        }
-        match value {
-            serde_json::Value::Bool(true) => merged.push(flag.into()),
-            serde_json::Value::Bool(false) | serde_json::Value::Null => {}
-            serde_json::Value::String(text) => merged.push(format!("{flag}={text}").into()),
-            other => merged.push(format!("{flag}={other}").into()),
-        }
-    }
-    Ok(Config::parse_from(merged))
-}
-
-fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
-    let mut arguments = arguments.iter().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.to_str() {
-            Some("--config") => return arguments.next().map(PathBuf::from),
-            Some(text) => {
-                if let Some(file) = text.strip_prefix("--config=") {
-                    return Some(file.into());
-                }
-            }
-            None => {}
-        }
-    }
-    std::env::var_os("SHARDWAY_CONFIG").map(PathBuf::from)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
