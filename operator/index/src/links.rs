@@ -9,7 +9,65 @@ use crate::references::{GatewayRefs, RouteRefs};
 
 /// A set of pairs, asked for by its first part.
 #[derive(Debug)]
-pub(crate) struct Multimap<K, V>(BTreeMap<K, BTreeSet<V>>);
+pub(crate) struct Multimap<K, V>(BTreeMap<K, Set<V>>);
+
+/// Most first parts have one second part: a list then takes a tenth of the memory of a tree.
+#[derive(Debug)]
+enum Set<V> {
+    /// In order, at most [`FEW_MAX`].
+    Few(Vec<V>),
+    Many(BTreeSet<V>),
+}
+
+const FEW_MAX: usize = 16;
+
+impl<V: Ord> Set<V> {
+    fn insert(&mut self, value: V) {
+        match self {
+            Self::Few(list) => {
+                if let Err(at) = list.binary_search(&value) {
+                    list.reserve_exact(1);
+                    list.insert(at, value);
+                }
+                if list.len() > FEW_MAX {
+                    *self = Self::Many(std::mem::take(list).into_iter().collect());
+                }
+            }
+            Self::Many(tree) => {
+                tree.insert(value);
+            }
+        }
+    }
+
+    fn remove(&mut self, value: &V) {
+        match self {
+            Self::Few(list) => {
+                if let Ok(at) = list.binary_search(value) {
+                    list.remove(at);
+                }
+            }
+            // It stays a tree: what had many values will have them again.
+            Self::Many(tree) => {
+                tree.remove(value);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(list) => list.is_empty(),
+            Self::Many(tree) => tree.is_empty(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &V> {
+        let (list, tree) = match self {
+            Self::Few(list) => (Some(list.iter()), None),
+            Self::Many(tree) => (None, Some(tree.iter())),
+        };
+        list.into_iter().flatten().chain(tree.into_iter().flatten())
+    }
+}
 
 impl<K, V> Default for Multimap<K, V> {
     fn default() -> Self {
@@ -24,16 +82,14 @@ impl<K: Ord + Clone, V: Ord + Clone> Multimap<K, V> {
         K: std::borrow::Borrow<Q>,
         Q: Ord + ?Sized,
     {
-        self.0.get(key).into_iter().flatten()
+        self.0.get(key).into_iter().flat_map(Set::iter)
     }
 
     pub(crate) fn insert(&mut self, key: &K, value: &V) {
         match self.0.get_mut(key) {
-            Some(values) => {
-                values.insert(value.clone());
-            }
+            Some(values) => values.insert(value.clone()),
             None => {
-                self.0.insert(key.clone(), BTreeSet::from([value.clone()]));
+                self.0.insert(key.clone(), Set::Few(vec![value.clone()]));
             }
         }
     }

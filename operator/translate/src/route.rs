@@ -126,6 +126,7 @@ fn translate(
                 }
             }
         }
+        output.status.parents.reserve_exact(1);
         output.status.parents.push(status);
     }
     if !attachments.is_empty() {

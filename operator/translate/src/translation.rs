@@ -45,12 +45,13 @@ struct TranslatedGateway {
     attached: BTreeMap<String, u32>,
 }
 
-/// A route without its rules, which its Gateways hold.
-#[derive(Debug)]
+/// A route without its rules, which its Gateways hold. Lists are in order: most have one element, for which a tree would
+/// take ten times the memory.
+#[derive(Debug, Default)]
 struct TranslatedRoute {
-    gateways: BTreeSet<GatewayKey>,
-    backends: BTreeSet<BackendKey>,
-    attached: BTreeSet<(GatewayKey, String)>,
+    gateways: Vec<GatewayKey>,
+    backends: Vec<BackendKey>,
+    attached: Vec<(GatewayKey, String)>,
     status: RouteStatus,
 }
 
@@ -257,27 +258,33 @@ impl Translation {
             status,
         } = output.unwrap_or_default();
         let old = self.routes.remove(key);
-        let none = BTreeSet::new();
-        let (had_gateways, had_backends, had_attached) = match &old {
-            Some(old) => (&old.gateways, &old.backends, &old.attached),
-            None => (&none, &BTreeSet::new(), &BTreeSet::new()),
-        };
-        for gateway in had_gateways
+        if old.as_ref().map(|old| &old.status) != (!gone).then_some(&status) {
+            update.statuses.insert(object);
+        }
+        let old = old.unwrap_or_default();
+        for gateway in old
+            .gateways
             .iter()
             .filter(|gateway| !rules.contains_key(*gateway))
         {
             self.set_rules(gateway, key, Vec::new(), update);
         }
-        self.backends.replace(had_backends.iter(), backends.iter());
-        self.recount(had_attached, &attached, update);
-        if old.as_ref().map(|old| &old.status) != (!gone).then_some(&status) {
-            update.statuses.insert(object);
+        self.backends.replace(old.backends.iter(), backends.iter());
+        for one in old.attached.iter().filter(|one| !attached.contains(*one)) {
+            self.recount(one, -1, update);
+        }
+        for one in attached
+            .iter()
+            .filter(|one| old.attached.binary_search(one).is_err())
+        {
+            self.recount(one, 1, update);
         }
         let gateways = rules.keys().cloned().collect();
         for (gateway, rules) in rules {
             self.set_rules(&gateway, key, rules, update);
         }
         if !gone {
+            let (backends, attached) = (Vec::from_iter(backends), Vec::from_iter(attached));
             self.routes.insert(
                 key.clone(),
                 TranslatedRoute {
@@ -331,37 +338,32 @@ impl Translation {
         }
     }
 
+    /// One route more or less on a listener.
     fn recount(
         &mut self,
-        old: &BTreeSet<(GatewayKey, String)>,
-        new: &BTreeSet<(GatewayKey, String)>,
+        (gateway, listener): &(GatewayKey, String),
+        by: i32,
         update: &mut Update,
     ) {
-        for (gateway, listener) in old.symmetric_difference(new) {
-            let Some(translated) = self.gateways.get_mut(gateway) else {
-                continue;
-            };
-            let count = translated.attached.entry(listener.clone()).or_default();
-            *count = if new.contains(&(gateway.clone(), listener.clone())) {
-                *count + 1
-            } else {
-                count.saturating_sub(1)
-            };
-            let count = *count;
-            if count == 0 {
-                translated.attached.remove(listener);
-            }
-            // A listener that is gone from the spec has no status.
-            let status = translated
-                .output
-                .status
-                .listeners
-                .iter_mut()
-                .find(|status| status.name == *listener);
-            if let Some(status) = status {
-                status.attached_routes = count;
-                update.statuses.insert(gateway_object(gateway));
-            }
+        let Some(translated) = self.gateways.get_mut(gateway) else {
+            return;
+        };
+        let count = translated.attached.entry(listener.clone()).or_default();
+        *count = count.saturating_add_signed(by);
+        let count = *count;
+        if count == 0 {
+            translated.attached.remove(listener);
+        }
+        // A listener that is gone from the spec has no status.
+        let status = translated
+            .output
+            .status
+            .listeners
+            .iter_mut()
+            .find(|status| status.name == *listener);
+        if let Some(status) = status {
+            status.attached_routes = count;
+            update.statuses.insert(gateway_object(gateway));
         }
     }
 
