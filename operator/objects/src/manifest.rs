@@ -1,0 +1,253 @@
+//! Documents of a manifest file.
+
+use std::collections::BTreeMap;
+
+use api::{GATEWAY_GROUP, ObjectKey, Timestamp};
+use serde_json::Value;
+
+/// Largest object, bytes of its JSON form.
+pub const OBJECT_BYTES_MAX: usize = 1024 * 1024;
+
+/// One object of a manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Line of the file that it begins at, from 1.
+    pub line: usize,
+    /// API group.
+    pub group: String,
+    /// API version without group.
+    pub version: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace; `default` where a namespaced object gives none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The whole object.
+    pub object: Value,
+}
+
+/// What the source knows of an object beside its manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Unique for this life of the object.
+    pub uid: String,
+    /// Grows with each change of the spec.
+    pub generation: i64,
+    /// First sight; a creationTimestamp in the manifest wins.
+    pub created_at: Timestamp,
+}
+
+/// A document cannot be told to be an object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct ManifestError {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong, and the fix.
+    pub message: String,
+}
+
+impl Document {
+    /// Its id.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.group, &self.kind, &self.namespace, &self.name)
+    }
+}
+
+/// Splits a file into objects: YAML with several documents, JSON, and Lists. A document that is broken is an error of its
+/// own; YAML syntax errors end at the next `---`.
+pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
+    let mut found = Vec::new();
+    for (line, part) in documents(text) {
+        let value: Value = match serde_saphyr::from_str(part) {
+            Ok(value) => value,
+            Err(error) => {
+                let at = error
+                    .location()
+                    .map_or(line, |location| line + location.line() as usize - 1);
+                found.push(Err(ManifestError {
+                    line: at,
+                    message: first_line(&error.to_string()),
+                }));
+                continue;
+            }
+        };
+        match value {
+            Value::Null => {} // comments only
+            list if is_list(&list) => {
+                let items = list
+                    .get("items")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                found.extend(items.into_iter().map(|item| document(line, item)));
+            }
+            object => found.push(document(line, object)),
+        }
+    }
+    found
+}
+
+/// Parts between lines of `---`, each with its first line.
+fn documents(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line.trim_end();
+        if marker == "---" || marker.starts_with("--- ") {
+            parts.push((start_line, &text[start..offset]));
+            start = offset + line.len();
+            start_line = number + 2;
+        }
+        offset += line.len();
+    }
+    parts.push((start_line, &text[start..]));
+    parts.retain(|(_, part)| !part.trim().is_empty());
+    parts
+}
+
+fn is_list(value: &Value) -> bool {
+    value
+        .get("kind")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.ends_with("List"))
+        && value.get("items").is_some_and(Value::is_array)
+}
+
+fn document(line: usize, object: Value) -> Result<Document, ManifestError> {
+    let fail = |message: String| Err(ManifestError { line, message });
+    let text = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+    if api_version.is_empty() || kind.is_empty() {
+        return fail("apiVersion and kind are required".into());
+    }
+    for field in ["name", "namespace"] {
+        let given = object
+            .get("metadata")
+            .and_then(|metadata| metadata.get(field));
+        if let Some(value) = given.filter(|value| !value.is_string() && !value.is_null()) {
+            return fail(format!(
+                "{kind}: metadata.{field} must be a string, is {value}; put it in quotes"
+            ));
+        }
+    }
+    let name = text("/metadata/name");
+    if name.is_empty() {
+        return fail(format!("{kind}: metadata.name is required"));
+    }
+    let (group, version) = match api_version.split_once('/') {
+        Some((group, version)) => (group.to_owned(), version.to_owned()),
+        None => (String::new(), api_version),
+    };
+    let namespace = if is_cluster_scoped(&group, &kind) {
+        String::new()
+    } else {
+        let given = text("/metadata/namespace");
+        if given.is_empty() {
+            "default".to_owned()
+        } else {
+            given
+        }
+    };
+    for (field, value) in [("name", &name), ("namespace", &namespace)] {
+        if !value.is_empty() && !is_dns_subdomain(value) {
+            return fail(format!(
+                "{kind} {name}: metadata.{field} {value:?} is no DNS-1123 name; use lower-case letters, digits, '-' and '.', at most 253"
+            ));
+        }
+    }
+    let size = object.to_string().len();
+    if size > OBJECT_BYTES_MAX {
+        return fail(format!(
+            "{kind} {namespace}/{name} has {size} bytes; an object may have {OBJECT_BYTES_MAX}"
+        ));
+    }
+    Ok(Document {
+        line,
+        group,
+        version,
+        kind,
+        namespace,
+        name,
+        object,
+    })
+}
+
+fn is_cluster_scoped(group: &str, kind: &str) -> bool {
+    matches!(
+        (group, kind),
+        (GATEWAY_GROUP, "GatewayClass") | ("", "Namespace" | "Node" | "PersistentVolume")
+    ) || group == "apiextensions.k8s.io"
+        || group == "admissionregistration.k8s.io"
+        || kind.starts_with("Cluster")
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Labels or annotations of an object.
+pub(crate) fn string_map(object: &Value, pointer: &str) -> BTreeMap<String, String> {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_object)
+        .map(|map| {
+            map.iter()
+                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    #[test]
+    fn a_broken_document_does_not_hide_its_neighbours() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\n# nothing\n---\nfoo: [\n---\n{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"b\"}}\n---\nkind: Service\n";
+        let found = parse(text);
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[0].as_ref().unwrap().namespace, "default");
+        assert!(found[1].as_ref().unwrap_err().line >= 7);
+        assert_eq!(found[2].as_ref().unwrap().namespace, "");
+        assert_eq!(
+            found[3].as_ref().unwrap_err().to_string(),
+            "line 11: apiVersion and kind are required"
+        );
+    }
+
+    #[test]
+    fn a_list_is_its_items() {
+        let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: x, namespace: ns}}\n- {apiVersion: v1, kind: Secret, metadata: {name: Upper}}\n";
+        let found = parse(text);
+        assert_eq!(found[0].as_ref().unwrap().key().to_string(), "Secret ns/x");
+        assert!(
+            found[1]
+                .as_ref()
+                .unwrap_err()
+                .message
+                .contains("metadata.name \"Upper\" is no DNS-1123 name")
+        );
+    }
+}

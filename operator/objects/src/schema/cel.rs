@@ -1,0 +1,113 @@
+//! `x-kubernetes-validations`: rules in the Common Expression Language.
+
+use std::fmt::Write as _;
+
+use cel::{Context, Program};
+use serde_json::Value;
+
+use super::Violation;
+use super::compile::Node;
+
+/// A rule.
+pub(crate) struct Rule {
+    text: String,
+    message: String,
+    program: Option<Program>,
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Rule {
+    /// Compiles a rule. Rules about a change (`oldSelf`) are for an API server and left out.
+    pub(super) fn compile(rule: &Value) -> Option<Self> {
+        let text = rule.get("rule")?.as_str()?.to_owned();
+        if text.contains("oldSelf") {
+            return None;
+        }
+        let message = rule
+            .get("message")
+            .and_then(Value::as_str)
+            .unwrap_or(&text)
+            .to_owned();
+        // The parser of the library may panic on what it does not know; such a rule is not evaluated.
+        let program = std::panic::catch_unwind(|| Program::compile(&text).ok())
+            .ok()
+            .flatten();
+        Some(Self {
+            text,
+            message,
+            program,
+        })
+    }
+
+    pub(super) fn is_evaluated(&self) -> bool {
+        self.program.is_some()
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the value keeps the rule; none when it cannot be said.
+    fn holds(&self, context: &Context<'_, '_>) -> Option<bool> {
+        match self.program.as_ref()?.execute(context) {
+            Ok(cel::Value::Bool(holds)) => Some(holds),
+            _ => None,
+        }
+    }
+}
+
+impl Node {
+    /// Evaluates all rules of this node and those below.
+    pub(super) fn evaluate(
+        &self,
+        value: &Value,
+        field: &mut String,
+        violations: &mut Vec<Violation>,
+    ) {
+        if !self.rules.is_empty()
+            && let Ok(own) = cel::to_value(value)
+        {
+            let mut context = Context::default();
+            context.add_variable_from_value("self", own);
+            for rule in &self.rules {
+                if rule.holds(&context) == Some(false) {
+                    violations.push(Violation {
+                        field: field.clone(),
+                        message: rule.message.clone(),
+                    });
+                }
+            }
+        }
+        let length = field.len();
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let Some(node) = self.properties.get(name).or(self.additional.as_deref())
+                    else {
+                        continue;
+                    };
+                    if !field.is_empty() {
+                        field.push('.');
+                    }
+                    field.push_str(name);
+                    node.evaluate(value, field, violations);
+                    field.truncate(length);
+                }
+            }
+            Value::Array(items) => {
+                let Some(node) = &self.items else { return };
+                for (position, value) in items.iter().enumerate() {
+                    let _ = write!(field, "[{position}]"); // writing to a String cannot fail
+                    node.evaluate(value, field, violations);
+                    field.truncate(length);
+                }
+            }
+            _ => {}
+        }
+    }
+}
