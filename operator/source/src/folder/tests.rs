@@ -1,0 +1,100 @@
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+use super::*;
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: team}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+fn update(folder: &mut Folder, changes: &[(&str, Option<&str>)]) -> Batch {
+    let changes = changes
+        .iter()
+        .map(|(path, text)| (PathBuf::from(path), text.map(|text| Ok(text.to_owned()))))
+        .collect();
+    folder.update(changes, 1000)
+}
+
+fn summary(batch: &Batch) -> Vec<String> {
+    batch
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::Apply(object) => format!("apply {} {}", object.key(), object.meta().generation),
+            Event::Reject(rejected) => format!("reject {}", rejected.key),
+            Event::Delete(key) => format!("delete {key}"),
+        })
+        .collect()
+}
+
+#[test]
+fn only_changed_documents_become_events() {
+    let mut folder = Folder::default();
+    let two = [service("a", 80), service("b", 80)].join("---\n");
+    let batch = update(&mut folder, &[("x.yaml", Some(&two))]);
+    assert_eq!(
+        summary(&batch),
+        ["apply Service team/a 1", "apply Service team/b 1"]
+    );
+    let changed = [service("a", 80), service("b", 81)].join("---\n");
+    let batch = update(&mut folder, &[("x.yaml", Some(&changed))]);
+    assert_eq!(summary(&batch), ["apply Service team/b 2"]);
+    let batch = update(&mut folder, &[("x.yaml", Some(&service("b", 81)))]);
+    assert_eq!(summary(&batch), ["delete Service team/a"]);
+    let batch = update(&mut folder, &[("x.yaml", None)]);
+    assert_eq!(summary(&batch), ["delete Service team/b"]);
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_objects_and_names_the_line() {
+    let mut folder = Folder::default();
+    update(&mut folder, &[("x.yaml", Some(&service("a", 80)))]);
+    let batch = update(
+        &mut folder,
+        &[("x.yaml", Some("apiVersion: v1\nkind: [\n"))],
+    );
+    assert_eq!(summary(&batch), Vec::<String>::new());
+    assert_eq!(batch.problems.len(), 1);
+    assert!(
+        batch.problems[0].to_string().starts_with("x.yaml:"),
+        "{}",
+        batch.problems[0]
+    );
+    let batch = update(&mut folder, &[("x.yaml", Some(&service("a", 80)))]);
+    assert!(batch.problems.is_empty() && batch.events.is_empty());
+}
+
+#[test]
+fn of_two_files_with_one_object_the_first_counts_until_it_lets_go() {
+    let mut folder = Folder::default();
+    update(&mut folder, &[("b.yaml", Some(&service("a", 80)))]);
+    let batch = update(&mut folder, &[("a.yaml", Some(&service("a", 99)))]);
+    assert!(batch.events.is_empty());
+    assert_eq!(
+        batch.problems[0].to_string(),
+        "a.yaml:1: Service team/a: is in b.yaml as well, which counts; remove one"
+    );
+    let batch = update(&mut folder, &[("b.yaml", None)]);
+    assert_eq!(
+        summary(&batch),
+        ["delete Service team/a", "apply Service team/a 2"]
+    );
+    assert!(batch.problems.is_empty());
+}
+
+#[test]
+fn a_wrong_field_is_one_refused_object_with_file_object_field_and_fix() {
+    let mut folder = Folder::default();
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: team}\nspec:\n  rules:\n  - matches: [{methud: GET}]\n";
+    let text = [route.to_owned(), service("a", 80)].join("---\n");
+    let batch = update(&mut folder, &[("x.yaml", Some(&text))]);
+    assert_eq!(
+        summary(&batch),
+        ["reject HTTPRoute team/r", "apply Service team/a 1"]
+    );
+    assert_eq!(
+        batch.problems[0].to_string(),
+        "x.yaml:1: HTTPRoute team/r: spec.rules[0].matches[0].methud: unknown field; did you mean method?"
+    );
+}

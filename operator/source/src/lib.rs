@@ -1,0 +1,21 @@
+//! Where objects come from when there is no API server: a folder of manifests.
+//!
+//! ```text
+//!   folder --inotify, rescan--> changed files --Folder (pure)--> events, problems
+//!                                                  ^ ages: uid, generation, first sight, on disk
+//! ```
+//!
+//! **Invariants**
+//! - Cost follows what changed: an unchanged file is not read, an unchanged document not validated.
+//! - A file that is broken keeps its last good objects; of two files with one object the first known keeps it.
+//! - Uid, generation and age of an object survive a restart.
+//!
+//! It deliberately does not know what objects mean together.
+
+mod ages;
+mod dir;
+mod folder;
+
+pub use ages::AgesError;
+pub use dir::{DirSource, OpenError, load_folder};
+pub use folder::{Batch, Problem};
