@@ -61,7 +61,74 @@ impl Rule {
     }
 }
 
+/// Words that are no identifiers in the language; a property of such a name is `__name__` in rules.
+///
+/// Source: Kubernetes, "CEL in Kubernetes", escaping.
+const RESERVED: &[&str] = &[
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// The name of a property as rules write it.
+fn escaped_name(name: &str) -> String {
+    if RESERVED.contains(&name) {
+        return format!("__{name}__");
+    }
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
+}
+
 impl Node {
+    /// A value as rules see it: properties under their escaped names, keys of maps as they are.
+    fn escaped(&self, value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| match self.properties.get(name) {
+                    Some(node) => (escaped_name(name), node.escaped(value)),
+                    None => {
+                        let value = self
+                            .additional
+                            .as_ref()
+                            .map_or_else(|| value.clone(), |node| node.escaped(value));
+                        (name.clone(), value)
+                    }
+                })
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            Value::Array(items) => match &self.items {
+                Some(node) => items
+                    .iter()
+                    .map(|item| node.escaped(item))
+                    .collect::<Vec<_>>()
+                    .into(),
+                None => value.clone(),
+            },
+            other => other.clone(),
+        }
+    }
+
     /// Evaluates all rules of this node and those below.
     pub(super) fn evaluate(
         &self,
@@ -70,7 +137,7 @@ impl Node {
         violations: &mut Vec<Violation>,
     ) {
         if !self.rules.is_empty()
-            && let Ok(own) = cel::to_value(value)
+            && let Ok(own) = cel::to_value(self.escaped(value))
         {
             let mut context = Context::default();
             context.add_variable_from_value("self", own);
