@@ -99,3 +99,13 @@ impl ClassStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_in_ascending_order() {
+        assert!(SUPPORTED_FEATURES.is_sorted());
+    }
+}

@@ -192,3 +192,46 @@ fn path_change(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn of_equal_header_names_the_first_counts() {
+        let changes = HeaderModifier {
+            set: pairs(&[("X-One", "first"), ("x-one", "second"), ("x-two", "other")]),
+            add: Vec::new(),
+            remove: vec!["X-Gone".into(), "x-gone".into()],
+        };
+        let changes = header_changes(&changes, &"here").unwrap();
+        let set: Vec<_> = changes
+            .set
+            .iter()
+            .map(|one| (one.name.as_str(), one.value.as_str()))
+            .collect();
+        assert_eq!(set, [("x-one", "first"), ("x-two", "other")]);
+        assert_eq!(changes.remove, ["x-gone"]);
+    }
+
+    #[test]
+    fn two_actions_for_one_header_are_refused() {
+        let changes = HeaderModifier {
+            set: pairs(&[("x-one", "a")]),
+            add: pairs(&[("X-One", "b")]),
+            remove: Vec::new(),
+        };
+        let problem = header_changes(&changes, &"here").unwrap_err();
+        assert_eq!(
+            problem.message,
+            "here: header x-one has more than one action; keep one"
+        );
+    }
+}

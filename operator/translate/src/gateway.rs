@@ -15,7 +15,7 @@ use crate::class::is_ours;
 use crate::conflicts::{conflict, overlap};
 use crate::listener::{Examined, examine};
 use crate::problem::{Problem, join};
-use crate::status::{Condition, GatewayStatus, ListenerStatus, gateway_object};
+use crate::status::{Condition, GatewayStatus, ListenerStatus, gateway_object, holds};
 
 /// What a Gateway becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,10 +216,8 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
             not_served,
         });
     }
-    output
-        .status
-        .conditions
-        .push(accepted(view, gateway, refused, &invalid));
+    let accepted = accepted(view, gateway, refused, &invalid, &output.status.listeners);
+    output.status.conditions.push(accepted);
     output
 }
 
@@ -265,6 +263,7 @@ fn accepted(
     gateway: &Gateway,
     refused: Option<Problem>,
     invalid: &[String],
+    listeners: &[ListenerStatus],
 ) -> Condition {
     let generation = gateway.meta.generation;
     if let Some(problem) = refused {
@@ -281,10 +280,13 @@ fn accepted(
         );
     }
     if !invalid.is_empty() {
-        let valid = gateway.listeners.len() - invalid.len();
+        let valid = listeners
+            .iter()
+            .filter(|listener| holds(&listener.conditions, types::ACCEPTED));
+        let valid: Vec<&str> = valid.map(|listener| listener.name.as_str()).collect();
         let text = format!(
-            "{valid} of {} listeners accepted; not accepted: {invalid_text}",
-            gateway.listeners.len()
+            "accepted: {}; not accepted: {invalid_text}",
+            valid.join(", ")
         );
         return Condition::yes(
             types::ACCEPTED,

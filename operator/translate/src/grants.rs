@@ -76,3 +76,84 @@ pub fn resolve_ref<'g>(
         name: to.name.into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use operator_objects::spec::{GrantFrom, GrantTo, Meta};
+
+    use super::*;
+
+    const FROM: RefFrom<'static> = RefFrom {
+        group: "g",
+        kind: "HTTPRoute",
+        namespace: "a",
+    };
+    const TO: RefTo<'static> = RefTo {
+        group: "",
+        kind: "Service",
+        namespace: "b",
+        name: "app",
+    };
+
+    fn grant(
+        namespace: &str,
+        from: &[(&str, &str)],
+        to: &[(&str, Option<&str>)],
+    ) -> ReferenceGrant {
+        let from = from.iter().map(|(kind, namespace)| GrantFrom {
+            group: "g".into(),
+            kind: (*kind).into(),
+            namespace: (*namespace).into(),
+        });
+        let to = to.iter().map(|(kind, name)| GrantTo {
+            group: String::new(),
+            kind: (*kind).into(),
+            name: name.map(Into::into),
+        });
+        let meta = Meta {
+            namespace: namespace.into(),
+            ..Meta::default()
+        };
+        ReferenceGrant {
+            meta,
+            from: from.collect(),
+            to: to.collect(),
+        }
+    }
+
+    #[test]
+    fn entries_are_combined_by_or() {
+        let permitting = grant(
+            "b",
+            &[("Gateway", "a"), ("HTTPRoute", "a")],
+            &[("Secret", None), ("Service", Some("app"))],
+        );
+        assert_eq!(resolve_ref(FROM, TO, [&permitting]), Ok(()));
+        let others = [
+            grant("b", &[("HTTPRoute", "z")], &[("Service", None)]),
+            grant("b", &[("HTTPRoute", "a")], &[("Service", Some("other"))]),
+            grant("b", &[("HTTPRoute", "a")], &[("Secret", None)]),
+            // Both halves are there, in two grants.
+            grant("b", &[("HTTPRoute", "a")], &[]),
+            grant("b", &[], &[("Service", None)]),
+            grant("a", &[("HTTPRoute", "a")], &[("Service", None)]),
+        ];
+        assert!(resolve_ref(FROM, TO, &others).is_err());
+        assert_eq!(
+            resolve_ref(FROM, TO, others.iter().chain([&permitting])),
+            Ok(())
+        );
+        assert_eq!(
+            resolve_ref(
+                FROM,
+                RefTo {
+                    namespace: "a",
+                    ..TO
+                },
+                []
+            ),
+            Ok(()),
+            "within a namespace"
+        );
+    }
+}

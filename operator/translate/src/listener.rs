@@ -120,10 +120,16 @@ fn kinds(
         }
     }
     let problem = (!others.is_empty()).then(|| {
+        let possible: Vec<&str> = possible.iter().map(|kind| kind.kind.as_str()).collect();
         let message = format!(
-            "allowedRoutes.kinds: {} cannot attach to a listener of protocol {}",
+            "allowedRoutes.kinds: {} cannot attach here; a listener of protocol {} takes {}",
             others.join(", "),
-            listener.protocol
+            listener.protocol,
+            if possible.is_empty() {
+                "no routes yet".into()
+            } else {
+                possible.join(", ")
+            },
         );
         Problem::new(reasons::INVALID_ROUTE_KINDS, message)
     });

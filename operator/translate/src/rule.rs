@@ -224,3 +224,32 @@ fn values(
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    fn value(kind: &str, name: &str, value: &str) -> HttpValueMatch {
+        HttpValueMatch {
+            kind: kind.into(),
+            name: name.into(),
+            value: value.into(),
+        }
+    }
+
+    #[test]
+    fn of_equal_names_the_first_counts() {
+        let list = [
+            value("Exact", "a", "1"),
+            value("RegularExpression", "a", "ignored"),
+            value("Exact", "A", "2"),
+        ];
+        let kept = values(&list, "queryParams", &"here", str::to_owned).unwrap();
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|one| (one.name.as_str(), one.value.as_str()))
+            .collect();
+        assert_eq!(kept, [("a", "1"), ("A", "2")]);
+    }
+}

@@ -55,3 +55,48 @@ fn no_output_is_left_of_a_case_that_is_gone() {
         );
     }
 }
+
+#[test]
+fn each_case_that_the_coverage_table_names_exists() {
+    let table = std::fs::read_to_string(testdata().join("COVERAGE.md")).unwrap();
+    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    let mut named = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with('|')) {
+        // The last column; texts between back-ticks that end in .yaml or name a file and a function.
+        let cell = row
+            .trim_end_matches('|')
+            .rsplit('|')
+            .next()
+            .unwrap_or_default();
+        for name in cell.split('`').skip(1).step_by(2) {
+            if let Some(case) = name.strip_suffix(".yaml") {
+                named.push(case.to_owned());
+                if !testdata().join(name).is_file() {
+                    missing.push(name.to_owned());
+                }
+            } else if let Some((file, function)) = name.split_once(": ") {
+                let found = ["tests", "src"].iter().any(|folder| {
+                    let text = std::fs::read_to_string(crate_root.join(folder).join(file))
+                        .unwrap_or_default();
+                    text.contains(&format!("fn {function}("))
+                });
+                if !found {
+                    missing.push(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "COVERAGE.md names cases that do not exist: {missing:?}"
+    );
+    let unnamed: Vec<_> = cases()
+        .into_iter()
+        .filter(|case| !named.contains(case))
+        .collect();
+    assert!(
+        unnamed.is_empty(),
+        "cases that COVERAGE.md does not name: {unnamed:?}"
+    );
+}

@@ -424,7 +424,7 @@ fn assert_closed(held: &Follower) {
     for entry in held.gateways.values().flat_map(BTreeMap::values) {
         match entry {
             GatewayEntry::Listener(listener) => {
-                certificates.extend(listener.certificates.iter().cloned())
+                certificates.extend(listener.certificates.iter().cloned());
             }
             GatewayEntry::Rule(rule) => backends.extend(rule.backends.iter().filter_map(
                 |backend| match &backend.target {
