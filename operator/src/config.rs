@@ -46,19 +46,39 @@ pub(crate) struct Config {
     pub(crate) source: SourceSpec,
 
     /// Folder for the state that must survive a restart: Raft log, certificates, ages of objects, statuses
-    #[arg(long, env = "SHARDWAY_DATA", value_name = "DIR", default_value = ".shardway")]
+    #[arg(
+        long,
+        env = "SHARDWAY_DATA",
+        value_name = "DIR",
+        default_value = ".shardway"
+    )]
     pub(crate) data: PathBuf,
 
     /// Address of the delta stream that shards connect to; port 0 takes a free one
-    #[arg(long, env = "SHARDWAY_STREAM", value_name = "ADDR", default_value = "127.0.0.1:0")]
+    #[arg(
+        long,
+        env = "SHARDWAY_STREAM",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0"
+    )]
     pub(crate) stream: SocketAddr,
 
     /// Address of the admin endpoint (/healthz, /readyz, /metrics, /dump, /api); port 0 takes a free one
-    #[arg(long, env = "SHARDWAY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:0")]
+    #[arg(
+        long,
+        env = "SHARDWAY_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0"
+    )]
     pub(crate) admin: SocketAddr,
 
     /// Range that Gateways without spec.addresses take an address from
-    #[arg(long, env = "SHARDWAY_ADDRESS_RANGE", value_name = "CIDR", default_value = "127.1.0.0/16")]
+    #[arg(
+        long,
+        env = "SHARDWAY_ADDRESS_RANGE",
+        value_name = "CIDR",
+        default_value = "127.1.0.0/16"
+    )]
     pub(crate) address_range: AddressRange,
 
     /// Shards in the pool, count
@@ -85,7 +105,12 @@ pub(crate) struct Config {
     pub(crate) prepare_deadline_ms: u64,
 
     /// Look of log lines on standard error: text or json
-    #[arg(long, env = "SHARDWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        env = "SHARDWAY_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub(crate) log_format: LogFormat,
 
     /// End when the process that started this one ends (Linux)

@@ -71,8 +71,9 @@ impl StateMachine for Machine {
     /// # Panics
     /// When the entry is no command that this version knows: going on would let replicas diverge.
     fn apply(&mut self, index: u64, data: &[u8]) -> Output {
-        let command = Command::from_bytes(data)
-            .unwrap_or_else(|error| panic!("raft entry {index} is unreadable; run the version that wrote it: {error:?}"));
+        let command = Command::from_bytes(data).unwrap_or_else(|error| {
+            panic!("raft entry {index} is unreadable; run the version that wrote it: {error:?}")
+        });
         let mut traceparent = String::new();
         let mut record = None;
         if let Command::Commit(delta) = &command {
@@ -100,7 +101,10 @@ impl StateMachine for Machine {
                 history.0.pop_front();
             }
         }
-        Output { applied, traceparent }
+        Output {
+            applied,
+            traceparent,
+        }
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -111,7 +115,8 @@ impl StateMachine for Machine {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let stored: Stored = api_snapshot::decode("state machine", bytes).map_err(|e| format!("{e:?}"))?;
+        let stored: Stored =
+            api_snapshot::decode("state machine", bytes).map_err(|e| format!("{e:?}"))?;
         let snapshot = RoutingSnapshot::restore(&stored.snapshot).map_err(|e| e.to_string())?;
         *self.snapshot.write() = snapshot;
         *self.history.write() = stored.history;

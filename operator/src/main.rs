@@ -1,3 +1,206 @@
-//! operator
+//! The operator: sets the stages up and lets them run. No logic of its own.
 
-fn main() {}
+mod changelog;
+mod config;
+mod delta;
+mod machine;
+mod pipeline;
+mod privileged;
+mod progress;
+mod retire;
+mod statuses;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api_snapshot::Command;
+use api_telemetry::Chain;
+use operator_distribute::{AppliedEvent, Distributor};
+use operator_placement::{Allocator, PortRules};
+use operator_source::DirSource;
+use operator_status::StatusFolder;
+use parking_lot::RwLock;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{Config, SourceSpec};
+use crate::machine::Machine;
+use crate::pipeline::Pipeline;
+use crate::view::{PipelineMetrics, Published, View};
+
+/// Reports of the rollout that wait for the pipeline.
+const REPORTS_MAX: usize = 4096;
+
+fn main() -> anyhow::Result<()> {
+    let config: Config = api_settings::parse()?;
+    if config.exit_with_parent {
+        api_settings::exit_with_parent().context("tie this process to its parent")?;
+    }
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let telemetry = api_telemetry::init("operator", config.log_format)?;
+    let SourceSpec::Dir(folder) = &config.source;
+    let source = DirSource::open(folder, &config.data)?;
+    let tls = operator_distribute::tls::ensure(&config.data.join("tls"), config.shards)?;
+
+    let machine = Machine::default();
+    let (activate, activations) = mpsc::channel(1);
+    let (reports, reported) = mpsc::channel(REPORTS_MAX);
+    // Entries that are replayed at start go into the snapshot, not to the distributor, which reads it when it starts.
+    let distributor: Arc<std::sync::OnceLock<Distributor>> = Arc::default();
+    let observed = Arc::clone(&distributor);
+    let node = operator_consensus::start(
+        operator_consensus::Config::single(config.data.join("raft")),
+        Arc::new(RwLock::new(machine.clone())),
+        move |applied| {
+            if let Some(distributor) = observed.get() {
+                let index = api::Revision(applied.index);
+                let machine::Output {
+                    applied,
+                    traceparent,
+                } = applied.output;
+                distributor.applied(AppliedEvent {
+                    index,
+                    applied,
+                    traceparent,
+                });
+            }
+        },
+    )?;
+    let node = Arc::new(node);
+    let rollout = operator_distribute::Config {
+        prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
+    };
+    let started =
+        operator_distribute::start(rollout, Arc::clone(&machine.snapshot), activate, reports);
+    let distributor = distributor.get_or_init(|| started).clone();
+
+    let stream = TcpListener::bind(config.stream)
+        .await
+        .with_context(|| format!("bind the stream address {}", config.stream))?;
+    let admin = TcpListener::bind(config.admin)
+        .await
+        .with_context(|| format!("bind the admin address {}", config.admin))?;
+    let (stream_address, admin_address) = (stream.local_addr()?, admin.local_addr()?);
+    let info = json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": source.root(),
+        "data": std::fs::canonicalize(&config.data)?,
+        "stream": stream_address,
+        "admin": admin_address,
+        "shards": config.shards,
+    });
+    let found_by = config.data.join("operator.json");
+    std::fs::write(&found_by, info.to_string())
+        .with_context(|| format!("write {}", found_by.display()))?;
+
+    let statuses =
+        StatusFolder::open(&config.data.join("status")).context("open the status folder")?;
+    let statuses = Arc::new(RwLock::new(statuses));
+    let published = Arc::new(RwLock::new(Published::default()));
+    let translate_duration = Arc::default();
+    let metrics = PipelineMetrics {
+        published: Arc::clone(&published),
+        translate: Arc::clone(&translate_duration),
+    };
+    let sources = vec![
+        node.metrics(),
+        distributor.metrics(),
+        Arc::new(metrics),
+        telemetry.metrics(),
+    ];
+    telemetry.export_metrics(sources.clone());
+    let view = View {
+        info,
+        machine: machine.clone(),
+        node: Arc::clone(&node),
+        distributor: distributor.clone(),
+        statuses: Arc::clone(&statuses),
+        published: Arc::clone(&published),
+        sources,
+    };
+    api_telemetry::task::spawn(
+        "admin",
+        api_telemetry::admin::serve(admin, move |path, _| view.answer(path)),
+    );
+    let tls = (!config.insecure_stream).then_some(tls);
+    let served = api_telemetry::task::spawn(
+        "streams",
+        operator_distribute::serve(distributor, stream, tls),
+    );
+    let activated =
+        api_telemetry::task::spawn("activations", activate_all(Arc::clone(&node), activations));
+
+    let privileged_below = privileged::below(config.privileged_ports);
+    let pipeline = Pipeline {
+        index: operator_index::Index::new(),
+        translation: operator_translate::Translation::new(),
+        allocator: Allocator::new(
+            config.shards,
+            usize::from(config.shards_per_gateway),
+            config.address_range,
+            PortRules { privileged_below },
+        ),
+        node: Arc::clone(&node),
+        machine,
+        progress: progress::Progress::default(),
+        statuses,
+        published,
+        reports: reported,
+        translate_duration,
+        put_off: std::collections::VecDeque::new(),
+        retiring: retire::Retiring::default(),
+        changelog: changelog::ChangeLog::default(),
+        unbound: std::collections::BTreeMap::new(),
+        refused: std::collections::BTreeMap::new(),
+    };
+    tracing::info!(admin = %admin_address, stream = %stream_address, privileged_below, "operator started");
+    let pipeline = api_telemetry::task::spawn("pipeline", pipeline.run(source));
+
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = failed(&node) => anyhow::bail!("the raft log has failed; see the log above"),
+        ended = pipeline => anyhow::bail!("the pipeline ended: {ended:?}"),
+        ended = served => anyhow::bail!("the delta streams ended: {ended:?}"),
+        ended = activated => anyhow::bail!("activations ended: {ended:?}"),
+    }
+    tracing::info!("stopping");
+    let _ = std::fs::remove_file(&found_by);
+    Ok(())
+}
+
+/// Proposes activations as the distributor asks for them.
+async fn activate_all(
+    node: Arc<operator_consensus::Node<machine::Output>>,
+    mut activations: mpsc::Receiver<Vec<(api::GatewayKey, api::Revision)>>,
+) {
+    while let Some(gateways) = activations.recv().await {
+        let command = Command::Activate(gateways).to_bytes();
+        while let Err(error) = node.propose(command.clone()).await {
+            if error == operator_consensus::ProposeError::Stopped {
+                return;
+            }
+            tracing::error!(error = %Chain(&error), "activation waits");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// Returns once the log has failed: the process must end, so that what is started next reads what is really there.
+async fn failed(node: &operator_consensus::Node<machine::Output>) {
+    let mut poll = tokio::time::interval(Duration::from_millis(500));
+    while !node.has_stopped() {
+        poll.tick().await;
+    }
+}

@@ -46,6 +46,20 @@ impl Progress {
         self.gateways.entry(gateway.clone()).or_default().committed = tip;
     }
 
+    /// A route that a Gateway serves was found committed: its newest form is in the Gateway's newest revision at most.
+    pub(crate) fn carried(&mut self, route: &RouteKey, gateway: &GatewayKey) {
+        let committed = self.gateways.entry(gateway.clone()).or_default().committed;
+        if committed == Revision(0) {
+            return;
+        }
+        let at = (route.clone(), gateway.clone());
+        if let std::collections::btree_map::Entry::Vacant(place) = self.routes.entry(at) {
+            place.insert(committed);
+            let waiting = self.waiting.entry(gateway.clone()).or_default();
+            waiting.entry(committed).or_default().insert(route.clone());
+        }
+    }
+
     /// A revision of a Gateway was committed that carries these routes.
     pub(crate) fn committed(
         &mut self,
@@ -56,9 +70,15 @@ impl Progress {
         let progress = self.gateways.entry(gateway.clone()).or_default();
         progress.committed = revision;
         progress.refused.clear();
-        let waiting = self.waiting.entry(gateway.clone()).or_default().entry(revision).or_default();
+        let waiting = self
+            .waiting
+            .entry(gateway.clone())
+            .or_default()
+            .entry(revision)
+            .or_default();
         for route in routes {
-            self.routes.insert((route.clone(), gateway.clone()), revision);
+            self.routes
+                .insert((route.clone(), gateway.clone()), revision);
             waiting.insert(route);
         }
     }
@@ -78,13 +98,24 @@ impl Progress {
             progress.total = total;
             progress.took = took;
         }
-        let Some(waiting) = self.waiting.get_mut(gateway) else { return BTreeSet::new() };
+        let Some(waiting) = self.waiting.get_mut(gateway) else {
+            return BTreeSet::new();
+        };
         let later = waiting.split_off(&Revision(revision.0 + 1));
-        std::mem::replace(waiting, later).into_values().flatten().collect()
+        std::mem::replace(waiting, later)
+            .into_values()
+            .flatten()
+            .collect()
     }
 
     /// A shard refused a Gateway's newest revision.
-    pub(crate) fn refused(&mut self, gateway: &GatewayKey, revision: Revision, listener: Option<String>, message: String) {
+    pub(crate) fn refused(
+        &mut self,
+        gateway: &GatewayKey,
+        revision: Revision,
+        listener: Option<String>,
+        message: String,
+    ) {
         let progress = self.gateways.entry(gateway.clone()).or_default();
         if revision == progress.committed {
             progress.refused.insert(listener, message);
@@ -122,7 +153,10 @@ mod tests {
     fn a_route_waits_for_its_own_revision_only() {
         let mut progress = Progress::default();
         let gateway = GatewayKey::new("team-a", "web");
-        let (first, second) = (RouteKey::http("team-a", "one"), RouteKey::http("team-a", "two"));
+        let (first, second) = (
+            RouteKey::http("team-a", "one"),
+            RouteKey::http("team-a", "two"),
+        );
         progress.committed(&gateway, Revision(4), [first.clone()]);
         progress.committed(&gateway, Revision(6), [second.clone()]);
         let done = progress.propagated(&gateway, Revision(4), (2, 2), Duration::from_millis(3));

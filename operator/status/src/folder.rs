@@ -56,7 +56,11 @@ impl StatusFolder {
                 }
             }
         }
-        Ok(Self { root: root.to_owned(), current, writes: 0 })
+        Ok(Self {
+            root: root.to_owned(),
+            current,
+            writes: 0,
+        })
     }
 
     /// Current status of an object.
@@ -78,7 +82,12 @@ impl StatusFolder {
     ///
     /// # Errors
     /// [`WriteError`] when the file cannot be written; the status in memory is the new one all the same.
-    pub fn set(&mut self, key: &ObjectKey, mut status: Value, now: &str) -> Result<bool, WriteError> {
+    pub fn set(
+        &mut self,
+        key: &ObjectKey,
+        mut status: Value,
+        now: &str,
+    ) -> Result<bool, WriteError> {
         keep_transition_times(self.current.get(key), &mut status, now);
         if self.current.get(key) == Some(&status) {
             return Ok(false);
@@ -91,7 +100,11 @@ impl StatusFolder {
         });
         self.current.insert(key.clone(), status);
         self.writes += 1;
-        write(&path, &document).map_err(|source| WriteError { object: key.clone(), path, source })?;
+        write(&path, &document).map_err(|source| WriteError {
+            object: key.clone(),
+            path,
+            source,
+        })?;
         Ok(true)
     }
 
@@ -105,15 +118,27 @@ impl StatusFolder {
 
     /// Forgets all objects that `keep` does not want; for the end of the first reading.
     pub fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
-        let gone: Vec<ObjectKey> = self.current.keys().filter(|key| !keep(key)).cloned().collect();
+        let gone: Vec<ObjectKey> = self
+            .current
+            .keys()
+            .filter(|key| !keep(key))
+            .cloned()
+            .collect();
         for key in gone {
             self.remove(&key);
         }
     }
 
     fn path(&self, key: &ObjectKey) -> PathBuf {
-        let namespace = if key.namespace.is_empty() { "_" } else { &key.namespace };
-        self.root.join(&key.kind).join(namespace).join(format!("{}.yaml", key.name))
+        let namespace = if key.namespace.is_empty() {
+            "_"
+        } else {
+            &key.namespace
+        };
+        self.root
+            .join(&key.kind)
+            .join(namespace)
+            .join(format!("{}.yaml", key.name))
     }
 }
 
@@ -159,13 +184,31 @@ mod tests {
     fn a_status_survives_a_restart_with_its_transition_time() {
         let root = tempfile::tempdir().unwrap();
         let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(folder.set(&key(), status("True"), "2026-01-01T00:00:00Z").unwrap());
+        assert!(
+            folder
+                .set(&key(), status("True"), "2026-01-01T00:00:00Z")
+                .unwrap()
+        );
         let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(!folder.set(&key(), status("True"), "2026-02-02T00:00:00Z").unwrap());
+        assert!(
+            !folder
+                .set(&key(), status("True"), "2026-02-02T00:00:00Z")
+                .unwrap()
+        );
         assert_eq!(folder.writes(), 0);
-        assert_eq!(folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
-        assert!(folder.set(&key(), status("False"), "2026-02-02T00:00:00Z").unwrap());
-        assert_eq!(folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"], "2026-02-02T00:00:00Z");
+        assert_eq!(
+            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"],
+            "2026-01-01T00:00:00Z"
+        );
+        assert!(
+            folder
+                .set(&key(), status("False"), "2026-02-02T00:00:00Z")
+                .unwrap()
+        );
+        assert_eq!(
+            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"],
+            "2026-02-02T00:00:00Z"
+        );
     }
 
     #[test]
@@ -183,7 +226,11 @@ mod tests {
         let mut folder = StatusFolder::open(root.path()).unwrap();
         fs::write(root.path().join("HTTPRoute"), "in the way").unwrap();
         let error = folder.set(&key(), status("True"), "now").unwrap_err();
-        assert!(error.to_string().starts_with("write status of HTTPRoute team-a/shop to "));
+        assert!(
+            error
+                .to_string()
+                .starts_with("write status of HTTPRoute team-a/shop to ")
+        );
         assert!(folder.status(&key()).is_some());
     }
 }

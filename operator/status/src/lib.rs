@@ -1,1 +1,22 @@
-//! operator-status
+//! What users read: full statuses, and where they are kept.
+//!
+//! ```text
+//!   translate's conditions + progress of the rollout + placement --render--> status --StatusFolder--> DATA/status
+//! ```
+//!
+//! **Invariants**
+//! - `Programmed` is True only when every live shard of the Gateway serves the revision that carries its generation.
+//! - `lastTransitionTime` moves with `status` alone, also over a restart.
+//! - A status that is the same as before is not written.
+//!
+//! It deliberately does not know: Raft, streams, how anything is served.
+
+mod folder;
+mod render;
+mod times;
+
+pub use folder::{StatusFolder, WriteError};
+pub use render::{
+    GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
+};
+pub use times::keep_transition_times;

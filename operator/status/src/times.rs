@@ -20,9 +20,9 @@ pub fn keep_transition_times(old: Option<&Value>, new: &mut Value, now: &str) {
         }
         Value::Array(items) => {
             for item in items {
-                let old = old.and_then(Value::as_array).and_then(|old| {
-                    old.iter().find(|old| same_place(old, item))
-                });
+                let old = old
+                    .and_then(Value::as_array)
+                    .and_then(|old| old.iter().find(|old| same_place(old, item)));
                 keep_transition_times(old, item, now);
             }
         }
@@ -32,13 +32,19 @@ pub fn keep_transition_times(old: Option<&Value>, new: &mut Value, now: &str) {
 
 /// Listeners are told apart by name, parents by parentRef and controller.
 fn same_place(old: &Value, new: &Value) -> bool {
-    ["name", "parentRef", "controllerName"].iter().all(|key| old.get(key) == new.get(key))
+    ["name", "parentRef", "controllerName"]
+        .iter()
+        .all(|key| old.get(key) == new.get(key))
 }
 
 fn stamp(old: Option<&Value>, conditions: &mut Value, now: &str) {
-    let Value::Array(conditions) = conditions else { return };
+    let Value::Array(conditions) = conditions else {
+        return;
+    };
     for condition in conditions {
-        let Value::Object(condition) = condition else { continue };
+        let Value::Object(condition) = condition else {
+            continue;
+        };
         let kept = old.and_then(|old| transition_time(old, condition));
         let time = kept.unwrap_or_else(|| Value::String(now.to_owned()));
         condition.insert("lastTransitionTime".to_owned(), time);
@@ -46,8 +52,12 @@ fn stamp(old: Option<&Value>, conditions: &mut Value, now: &str) {
 }
 
 fn transition_time(old: &Value, condition: &Map<String, Value>) -> Option<Value> {
-    let old = old.as_array()?.iter().find(|old| old.get("type") == condition.get("type"))?;
-    (old.get("status") == condition.get("status")).then(|| old.get("lastTransitionTime").cloned())?
+    let old = old
+        .as_array()?
+        .iter()
+        .find(|old| old.get("type") == condition.get("type"))?;
+    (old.get("status") == condition.get("status"))
+        .then(|| old.get("lastTransitionTime").cloned())?
 }
 
 #[cfg(test)]
@@ -74,7 +84,10 @@ mod tests {
         });
         keep_transition_times(Some(&old), &mut new, "now");
         let times: Vec<&str> = [
-            "/conditions/0", "/conditions/1", "/listeners/0/conditions/0", "/listeners/1/conditions/0",
+            "/conditions/0",
+            "/conditions/1",
+            "/listeners/0/conditions/0",
+            "/listeners/1/conditions/0",
         ]
         .iter()
         .filter_map(|at| new.pointer(at)?.get("lastTransitionTime")?.as_str())

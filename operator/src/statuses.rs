@@ -1,0 +1,125 @@
+//! Writes the statuses of objects that changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{GatewayKey, ObjectKey, RouteKey};
+use api_telemetry::Chain;
+use operator_status::{
+    GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
+};
+use operator_translate::status::{ObjectStatus, ParentStatus};
+use serde_json::Value;
+
+use crate::pipeline::Pipeline;
+
+impl Pipeline {
+    /// Renders and writes statuses; those of objects that have none any more go.
+    pub(crate) fn write_statuses(&mut self, objects: BTreeSet<ObjectKey>) {
+        let now = jiff::Timestamp::now();
+        let now = format!("{now:.0}");
+        for object in objects {
+            match self.render(&object) {
+                Some(status) => {
+                    if let Err(error) = self.statuses.write().set(&object, status, &now) {
+                        tracing::error!(error = %Chain(&error), "status is not on disk; the admin endpoint has it");
+                    }
+                }
+                None => {
+                    self.statuses.write().remove(&object);
+                    if object.kind == "HTTPRoute" {
+                        self.progress
+                            .route_removed(&RouteKey::http(&object.namespace, &object.name));
+                    }
+                }
+            }
+        }
+    }
+
+    fn render(&self, object: &ObjectKey) -> Option<Value> {
+        match self.translation.status(object)? {
+            ObjectStatus::Class(status) => Some(class_status(status)),
+            ObjectStatus::Gateway(status) => {
+                let key = GatewayKey::new(&object.namespace, &object.name);
+                let gateway = self.index.gateway(&key);
+                let ports: BTreeMap<String, u16> = gateway
+                    .iter()
+                    .flat_map(|gateway| &gateway.listeners)
+                    .map(|listener| (listener.name.clone(), listener.port))
+                    .collect();
+                let generation = status
+                    .conditions
+                    .first()
+                    .map_or(0, |condition| condition.observed_generation);
+                Some(gateway_status(
+                    status,
+                    &ports,
+                    &self.gateway_facts(&key),
+                    generation,
+                ))
+            }
+            ObjectStatus::Route(status) if status.parents.is_empty() => None,
+            ObjectStatus::Route(status) => {
+                let route = RouteKey::http(&object.namespace, &object.name);
+                Some(route_status(status, |parent| {
+                    self.parent_facts(&route, parent)
+                }))
+            }
+        }
+    }
+
+    fn gateway_facts(&self, key: &GatewayKey) -> GatewayFacts {
+        let progress = self.progress.gateway(key).cloned().unwrap_or_default();
+        let mut facts = GatewayFacts {
+            shards: self.allocator.shards(key).unwrap_or_default().to_vec(),
+            committed: progress.committed,
+            propagated: progress.propagated,
+            waiting: progress.refused.values().next().cloned(),
+            ..GatewayFacts::default()
+        };
+        for (port, binding) in self.allocator.bindings(key).into_iter().flatten() {
+            for address in &binding.addresses {
+                if !facts.addresses.contains(address) {
+                    facts.addresses.push(*address);
+                }
+            }
+            facts.ports.entry(*port).or_default().public_port = Some(binding.public_port);
+        }
+        for (port, message) in self.unbound.get(key).into_iter().flatten() {
+            facts.ports.entry(*port).or_default().unavailable = Some(message.clone());
+        }
+        let refused = self.refused.get(key);
+        for (port, error) in refused.into_iter().flatten() {
+            let unavailable = Some(error.to_string());
+            facts.ports.insert(
+                *port,
+                ListenerFacts {
+                    public_port: None,
+                    unavailable,
+                },
+            );
+        }
+        if facts.addresses.is_empty() {
+            facts.not_placed = refused
+                .and_then(|refused| refused.values().next())
+                .map(ToString::to_string);
+        }
+        facts
+    }
+
+    fn parent_facts(&self, route: &RouteKey, parent: &ParentStatus) -> ParentFacts {
+        let Some(revision) = self.progress.route(route, &parent.gateway) else {
+            return ParentFacts::default();
+        };
+        let progress = self
+            .progress
+            .gateway(&parent.gateway)
+            .cloned()
+            .unwrap_or_default();
+        ParentFacts {
+            revision: Some(revision),
+            propagated: progress.serves(revision),
+            shards: (progress.acknowledged, progress.total),
+            took_ms: u64::try_from(progress.took.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The admin endpoint of the operator: probes, metrics, live state, and what the CLI asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{GatewayKey, Revision};
+use api_snapshot::view::SnapshotView;
+use api_snapshot::{Op, SetHash};
+use api_telemetry::admin::Reply;
+use api_telemetry::metrics::{DurationHistogram, HistogramValue, Sink, Source};
+use api_telemetry::{names, prometheus};
+use http::StatusCode;
+use operator_consensus::Node;
+use operator_distribute::Distributor;
+use operator_source::Problem;
+use operator_status::StatusFolder;
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+
+use crate::machine::{Machine, Output};
+
+/// What the pipeline shows of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) gateways: usize,
+    pub(crate) routes: usize,
+    pub(crate) rejected: usize,
+}
+
+/// Everything that the endpoint reads.
+pub(crate) struct View {
+    pub(crate) info: Value,
+    pub(crate) machine: Machine,
+    pub(crate) node: Arc<Node<Output>>,
+    pub(crate) distributor: Distributor,
+    pub(crate) statuses: Arc<RwLock<StatusFolder>>,
+    pub(crate) published: Arc<RwLock<Published>>,
+    pub(crate) sources: Vec<Arc<dyn Source>>,
+}
+
+const PATHS: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/dump",
+    "/api/v1/info",
+    "/api/v1/statuses",
+    "/api/v1/revisions",
+    "/api/v1/shards",
+    "/api/v1/problems",
+    "/api/v1/entries/NAMESPACE/NAME",
+];
+
+impl View {
+    /// Answers one path.
+    pub(crate) fn answer(&self, path: &str) -> Reply {
+        match path {
+            "/healthz" if self.node.has_stopped() => {
+                Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the raft log has failed\n")
+            }
+            "/healthz" => Reply::text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.node.status().role == "leader" => {
+                Reply::text(StatusCode::OK, "ready\n")
+            }
+            "/readyz" => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "no leader\n"),
+            "/metrics" => Reply {
+                status: StatusCode::OK,
+                content_type: prometheus::CONTENT_TYPE,
+                body: prometheus::encode(&self.sources).into_bytes(),
+            },
+            "/dump" => match SnapshotView::of(&self.machine.snapshot.read()) {
+                Ok(view) => json(&view),
+                Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            "/api/v1/info" => json(&self.info()),
+            "/api/v1/statuses" => json(&self.statuses()),
+            "/api/v1/revisions" => json(&self.machine.history.read().0),
+            "/api/v1/shards" => json(&self.distributor.shards()),
+            "/api/v1/problems" => {
+                let problems = self.published.read();
+                let lines: Vec<Value> = problems
+                    .problems
+                    .iter()
+                    .map(|problem| json!({"message": problem.to_string(), "error": problem.is_error}))
+                    .collect();
+                json(&lines)
+            }
+            _ => match path
+                .strip_prefix("/api/v1/entries/")
+                .and_then(|rest| rest.split_once('/'))
+            {
+                Some((namespace, name)) => self.entries(&GatewayKey::new(namespace, name)),
+                None => Reply::not_found(PATHS),
+            },
+        }
+    }
+
+    fn info(&self) -> Value {
+        let status = self.node.status();
+        let snapshot = self.machine.snapshot.read();
+        let published = self.published.read();
+        let mut info = self.info.clone();
+        if let Some(fields) = info.as_object_mut() {
+            fields.insert("revision".into(), json!(snapshot.revision()));
+            fields.insert("rootHash".into(), json!(snapshot.root_hash()));
+            fields.insert("gateways".into(), json!(published.gateways));
+            fields.insert("routes".into(), json!(published.routes));
+            fields.insert("rejected".into(), json!(published.rejected));
+            fields.insert(
+                "problems".into(),
+                json!(published.problems.iter().filter(|p| p.is_error).count()),
+            );
+            fields.insert(
+                "raft".into(),
+                json!({"role": status.role, "term": status.term, "commit": status.commit, "applied": status.applied, "logBytes": status.log_bytes}),
+            );
+        }
+        info
+    }
+
+    fn statuses(&self) -> Vec<Value> {
+        self.statuses
+            .read()
+            .iter()
+            .map(|(key, status)| {
+                json!({"group": key.group, "kind": key.kind, "namespace": key.namespace, "name": key.name, "status": status})
+            })
+            .collect()
+    }
+
+    /// The active entries of a Gateway as a shard has them, and where its ports are bound: CBOR of
+    /// `(revision, operations, hash, [(port, public port)])`.
+    fn entries(&self, gateway: &GatewayKey) -> Reply {
+        let snapshot = self.machine.snapshot.read();
+        let Some(chain) = snapshot.gateway(gateway) else {
+            return Reply::text(
+                StatusCode::NOT_FOUND,
+                format!("gateway {gateway} is not served\n"),
+            );
+        };
+        let ops: Vec<Op> = chain
+            .entries()
+            .iter()
+            .map(|(key, value)| Op {
+                key: key.to_vec(),
+                value: Some(value.to_vec()),
+            })
+            .collect();
+        let mut ports: BTreeMap<u16, u16> = BTreeMap::new();
+        for (key, fact) in api_snapshot::view::facts(snapshot.facts()).unwrap_or_default() {
+            if let (api_snapshot::FactKey::Binding(of, port), api_snapshot::Fact::Binding(binding)) =
+                (key, fact)
+                && of == *gateway
+            {
+                ports.insert(port, binding.public_port);
+            }
+        }
+        let ports: Vec<(u16, u16)> = ports.into_iter().collect();
+        let answer: (Revision, Vec<Op>, SetHash, Vec<(u16, u16)>) =
+            (chain.active(), ops, chain.entries().hash(), ports);
+        Reply::bytes(api_snapshot::encode(&answer))
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(body) => Reply::json(body),
+        Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// Metrics of the pipeline.
+pub(crate) struct PipelineMetrics {
+    pub(crate) published: Arc<RwLock<Published>>,
+    pub(crate) translate: Arc<DurationHistogram>,
+}
+
+impl Source for PipelineMetrics {
+    fn collect(&self, sink: &mut dyn Sink) {
+        let published = self.published.read();
+        sink.gauge(
+            names::OBJECTS,
+            &[("kind", "Gateway")],
+            published.gateways as f64,
+        );
+        sink.gauge(
+            names::OBJECTS,
+            &[("kind", "HTTPRoute")],
+            published.routes as f64,
+        );
+        sink.gauge(names::OBJECTS_REJECTED, &[], published.rejected as f64);
+        let mut value = HistogramValue::default();
+        self.translate.add_to(&mut value);
+        sink.histogram(names::TRANSLATE_DURATION, &[], &value);
+    }
+}

@@ -1,0 +1,244 @@
+//! Full statuses from translate's and what only the running system knows. [pure]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::condition::{reasons, types};
+use api::{Revision, ShardId};
+use operator_translate::status::{
+    ClassStatus, Condition, GatewayStatus, ParentStatus, RouteStatus, condition, holds,
+};
+use serde_json::{Value, json};
+
+/// What the running system knows of a Gateway.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayFacts {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+    /// Newest committed revision.
+    pub committed: Revision,
+    /// Newest revision that all live shards serve.
+    pub propagated: Revision,
+    /// Why it has no address or port at all.
+    pub not_placed: Option<String>,
+    /// By listener port.
+    pub ports: BTreeMap<u16, ListenerFacts>,
+    /// Why the newest revision is not served.
+    pub waiting: Option<String>,
+}
+
+/// What the running system knows of a listener port.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerFacts {
+    /// Port that clients use; none when it is not bound.
+    pub public_port: Option<u16>,
+    /// Why it cannot be bound.
+    pub unavailable: Option<String>,
+}
+
+/// How far a route has come at one parent.
+#[derive(Debug, Clone, Default)]
+pub struct ParentFacts {
+    /// The revision that carries its newest form; none when there is nothing of it to carry.
+    pub revision: Option<Revision>,
+    /// Whether all live shards serve it.
+    pub propagated: bool,
+    /// Shards that serve it, and shards of the Gateway.
+    pub shards: (usize, usize),
+    /// Milliseconds from commit to the last acknowledgement.
+    pub took_ms: u64,
+}
+
+/// Status of a GatewayClass.
+pub fn class_status(status: &ClassStatus) -> Value {
+    let features: Vec<Value> = status
+        .supported_features
+        .iter()
+        .map(|name| json!({"name": name}))
+        .collect();
+    json!({"conditions": status.conditions, "supportedFeatures": features})
+}
+
+/// Status of a Gateway. `ports` gives each listener's port by name.
+pub fn gateway_status(
+    status: &GatewayStatus,
+    ports: &BTreeMap<String, u16>,
+    facts: &GatewayFacts,
+    generation: i64,
+) -> Value {
+    let served = facts.propagated >= facts.committed && facts.committed != Revision(0);
+    let mut listeners = Vec::new();
+    let mut unavailable = 0;
+    let mut servable = 0;
+    for listener in &status.listeners {
+        let port = ports
+            .get(&listener.name)
+            .and_then(|port| facts.ports.get(port));
+        let taken = port.and_then(|port| port.unavailable.as_deref());
+        let mut conditions = listener.conditions.clone();
+        servable += usize::from(listener.servable);
+        if let (true, Some(reason)) = (listener.servable, taken) {
+            unavailable += 1;
+            replace(
+                &mut conditions,
+                Condition::no(
+                    types::ACCEPTED,
+                    reasons::PORT_UNAVAILABLE,
+                    reason,
+                    generation,
+                ),
+            );
+        }
+        let programmed = if !listener.servable || taken.is_some() {
+            Condition::no(
+                types::PROGRAMMED,
+                reasons::INVALID,
+                "the listener cannot be served",
+                generation,
+            )
+        } else if served {
+            Condition::yes(
+                types::PROGRAMMED,
+                reasons::PROGRAMMED,
+                port_message(ports.get(&listener.name), port),
+                generation,
+            )
+        } else {
+            Condition::no(
+                types::PROGRAMMED,
+                reasons::PENDING,
+                waiting(facts),
+                generation,
+            )
+        };
+        conditions.push(programmed);
+        listeners.push(json!({
+            "name": listener.name,
+            "attachedRoutes": listener.attached_routes,
+            "supportedKinds": serde_json::to_value(listener).ok().and_then(|mut v| v.get_mut("supportedKinds").map(Value::take)).unwrap_or_default(),
+            "conditions": conditions,
+        }));
+    }
+    let mut conditions = status.conditions.clone();
+    let accepted = holds(&conditions, types::ACCEPTED);
+    let programmed = if !accepted {
+        Condition::no(
+            types::PROGRAMMED,
+            reasons::INVALID,
+            "the gateway is not accepted",
+            generation,
+        )
+    } else if let Some(reason) = &facts.not_placed {
+        Condition::no(
+            types::PROGRAMMED,
+            reasons::ADDRESS_NOT_USABLE,
+            reason,
+            generation,
+        )
+    } else if servable == unavailable {
+        Condition::no(
+            types::PROGRAMMED,
+            reasons::INVALID,
+            "no listener can be served; see the listeners' conditions",
+            generation,
+        )
+    } else if served {
+        let shards: Vec<String> = facts.shards.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "revision {} is served by {}",
+            facts.propagated,
+            shards.join(", ")
+        );
+        Condition::yes(types::PROGRAMMED, reasons::PROGRAMMED, message, generation)
+    } else {
+        Condition::no(
+            types::PROGRAMMED,
+            reasons::PENDING,
+            waiting(facts),
+            generation,
+        )
+    };
+    if unavailable > 0 && accepted {
+        let message = "some listeners cannot be served; see their conditions";
+        replace(
+            &mut conditions,
+            Condition::yes(
+                types::ACCEPTED,
+                reasons::LISTENERS_NOT_VALID,
+                message,
+                generation,
+            ),
+        );
+    }
+    conditions.push(programmed);
+    let addresses: Vec<Value> = facts
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "IPAddress", "value": address.to_string()}))
+        .collect();
+    json!({"addresses": addresses, "conditions": conditions, "listeners": listeners})
+}
+
+/// Status of a route; `facts` tells of each parent.
+pub fn route_status(status: &RouteStatus, facts: impl Fn(&ParentStatus) -> ParentFacts) -> Value {
+    let parents: Vec<Value> = status
+        .parents
+        .iter()
+        .map(|parent| {
+            let mut value = serde_json::to_value(parent).unwrap_or_default();
+            let generation =
+                condition(&parent.conditions, types::ACCEPTED).map_or(0, |c| c.observed_generation);
+            if let (Some(conditions), Ok(propagated)) = (
+                value.get_mut("conditions").and_then(Value::as_array_mut),
+                serde_json::to_value(propagated(parent, &facts(parent), generation)),
+            ) {
+                conditions.push(propagated);
+            }
+            value
+        })
+        .collect();
+    json!({"parents": parents})
+}
+
+fn propagated(parent: &ParentStatus, facts: &ParentFacts, generation: i64) -> Condition {
+    let Some(revision) = facts.revision.filter(|_| parent.served) else {
+        let message = "no rule of this generation is served by the gateway";
+        return Condition::no(types::PROPAGATED, reasons::INVALID, message, generation);
+    };
+    let (served, total) = facts.shards;
+    if facts.propagated {
+        let message = format!(
+            "{served}/{total} shards, revision {revision}, {} ms",
+            facts.took_ms
+        );
+        Condition::yes(types::PROPAGATED, reasons::PROPAGATED, message, generation)
+    } else {
+        let message = format!("revision {revision} is being rolled out");
+        Condition::no(types::PROPAGATED, reasons::WAITING, message, generation)
+    }
+}
+
+fn waiting(facts: &GatewayFacts) -> String {
+    match &facts.waiting {
+        Some(reason) => reason.clone(),
+        None if facts.committed == Revision(0) => "not committed yet".to_owned(),
+        None => format!("revision {} is being rolled out", facts.committed),
+    }
+}
+
+fn port_message(port: Option<&u16>, facts: Option<&ListenerFacts>) -> String {
+    match (port, facts.and_then(|facts| facts.public_port)) {
+        (Some(port), Some(public)) if *port != public => {
+            format!("port {port} may not be bound here; the listener is served on port {public}")
+        }
+        _ => "served".to_owned(),
+    }
+}
+
+fn replace(conditions: &mut [Condition], new: Condition) {
+    if let Some(old) = conditions.iter_mut().find(|old| old.type_ == new.type_) {
+        *old = new;
+    }
+}
