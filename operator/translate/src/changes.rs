@@ -11,7 +11,7 @@ use api_snapshot::{GatewayEntry, GatewayEntryKey};
 /// Facts count at once, configuration only when it is activated. So the facts that are written here go with or before
 /// the Gateways' entries, and the facts that are removed may go only once the revisions of this update are activated:
 /// until then the entries that serve still refer to them. Before removing one then, ask
-/// [`crate::Translation::backends`] or [`crate::Translation::certificates`] whether it is referred to again.
+/// [`crate::Translation::backend`] or [`crate::Translation::certificate`] whether it is referred to again.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes {
     /// Gateways whose entries changed.

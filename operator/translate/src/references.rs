@@ -116,6 +116,11 @@ impl<K: Ord + Clone, V: Clone + PartialEq> References<K, V> {
         changes
     }
 
+    /// A fact that is referred to.
+    pub(crate) fn value(&self, key: &K) -> Option<&V> {
+        self.facts.get(key)?.value.as_ref()
+    }
+
     /// Facts that are referred to.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.facts

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::{BackendKey, CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, RouteKey, Timestamp};
-use api_snapshot::config::RuleSpec;
+use api_snapshot::config::{ListenerSpec, RuleSpec};
 use api_snapshot::facts::{Backend, Certificate};
 use api_snapshot::{GatewayEntry, GatewayEntryKey};
 use operator_index::{Dirty, Index};
@@ -472,6 +472,23 @@ impl Translation {
             }
         }
         out
+    }
+
+    /// Listeners of a Gateway that can be served, in the order of its spec; empty when it is not ours.
+    pub fn listeners(&self, key: &GatewayKey) -> &[(String, ListenerSpec)] {
+        self.gateways
+            .get(key)
+            .map_or(&[], |gateway| &gateway.output.listeners)
+    }
+
+    /// A backend, if it is referred to now.
+    pub fn backend(&self, key: &BackendKey) -> Option<&Backend> {
+        self.backends.value(key)
+    }
+
+    /// A certificate, if it is referred to now.
+    pub fn certificate(&self, key: &CertificateKey) -> Option<&Certificate> {
+        self.certificates.value(key).map(AsRef::as_ref)
     }
 
     /// Backends that are referred to now.
