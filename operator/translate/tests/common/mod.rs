@@ -1,6 +1,8 @@
 //! Objects for tests, built without manifests.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses some of it; a failed unwrap is a failed test
 
+pub(crate) mod world;
+
 use std::collections::BTreeMap;
 
 use api::{CONTROLLER_NAME, GATEWAY_GROUP, ObjectKey, Timestamp};
