@@ -40,14 +40,38 @@ impl Index {
             return;
         }
         self.with_rejection(&key, Some(rejected));
-        dirty.mark(&key);
+        self.mark_rejection(&key, dirty);
     }
 
     /// Ends a rejection, if there is one.
     fn lift(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         if self.rejected.contains_key(key) {
             self.with_rejection(key, None);
-            dirty.mark(key);
+            self.mark_rejection(key, dirty);
+        }
+    }
+
+    /// Marks the object if it has a status. Of a Service or Secret that was never good, those who refer to it say why.
+    fn mark_rejection(&self, key: &ObjectKey, dirty: &mut Dirty) {
+        dirty.mark(key);
+        match (key.group.as_str(), key.kind.as_str()) {
+            ("", "Service") => {
+                let service = ServiceKey::new(&key.namespace, &key.name);
+                if !self.services.contains_key(&service) {
+                    dirty
+                        .routes
+                        .extend(self.links.routes_by_service.of(&service).cloned());
+                }
+            }
+            ("", "Secret") => {
+                let secret = CertificateKey::new(&key.namespace, &key.name);
+                if !self.secrets.contains_key(&secret) {
+                    dirty
+                        .gateways
+                        .extend(self.links.gateways_by_secret.of(&secret).cloned());
+                }
+            }
+            _ => {}
         }
     }
 

@@ -16,6 +16,7 @@
 //! | Service ports, type | routes that refer to it, and its backends                                      |
 //! | EndpointSlice       | the backends of its Service                                                    |
 //! | Secret              | Gateways whose listeners refer to it                                           |
+//! | a rejection         | the object, if it has a status; who refers to a Service or Secret never good   |
 //!
 //! **Invariants**
 //! - One writer. [`Index::apply`] is synchronous and its cost follows what changed: O(log objects + what it marks).

@@ -401,6 +401,34 @@ fn a_rejection_keeps_the_last_good_form_until_the_object_changes() {
 }
 
 #[test]
+fn a_rejected_service_or_secret_that_was_never_good_marks_those_who_refer_to_it() {
+    let mut index = filled();
+    let reject = |key: ObjectKey| {
+        Event::Reject(Rejected {
+            key,
+            generation: 1,
+            message: "spec.x: unknown".into(),
+            parents: Vec::new(),
+        })
+    };
+    let (service_key, secret_key) = (object("Service", "b", "app"), object("Secret", "b", "cert"));
+    check(
+        &mut index,
+        reject(service_key.clone()),
+        &["route a/one", "route c/two"],
+    );
+    check(
+        &mut index,
+        Event::Delete(service_key.clone()),
+        &["route a/one", "route c/two"],
+    );
+    check(&mut index, reject(secret_key.clone()), &["gateway a/web"]);
+    check(&mut index, Event::Delete(secret_key), &["gateway a/web"]);
+    index.apply(Event::Apply(Object::Service(service(80))));
+    check(&mut index, reject(service_key), &[]);
+}
+
+#[test]
 fn everything_is_marked_for_a_first_translation() {
     let mut index = filled();
     index.apply(Event::Apply(Object::GatewayClass(class("x"))));

@@ -1,7 +1,7 @@
 //! One backendRef: where it leads, or why not.
 
 use api::condition::reasons;
-use api::{BackendKey, GATEWAY_GROUP};
+use api::{BackendKey, GATEWAY_GROUP, ObjectKey};
 use api_snapshot::config::BackendTarget;
 use api_snapshot::facts::BackendProtocol;
 use operator_index::{Index, ServiceKey};
@@ -46,7 +46,7 @@ pub(crate) fn resolve(
     let key = ServiceKey::new(target, &backend.name);
     let service = view
         .service(&key)
-        .ok_or_else(|| missing(format!("Service {key} does not exist")))?;
+        .ok_or_else(|| missing(absent(view, "Service", target, &backend.name)))?;
     let port = backend
         .port
         .ok_or_else(|| missing(format!("port of Service {key} is required")))?;
@@ -70,6 +70,17 @@ pub(crate) fn resolve(
         }
     }
     Ok(BackendKey::new(target, &backend.name, port))
+}
+
+/// Why a core object that is referred to is not there: nobody made it, or it is refused.
+pub(crate) fn absent(view: &Index, kind: &str, namespace: &str, name: &str) -> String {
+    match view.rejected(&ObjectKey::new("", kind, namespace, name)) {
+        Some(rejected) => format!(
+            "{kind} {namespace}/{name} is rejected: {}",
+            rejected.message
+        ),
+        None => format!("{kind} {namespace}/{name} does not exist"),
+    }
 }
 
 /// What a resolved or unresolved reference becomes.

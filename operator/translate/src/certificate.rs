@@ -13,13 +13,15 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
+use crate::backend_ref::absent;
+
 /// Why a Secret cannot be served as a certificate. The texts never quote its data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateProblem {
-    /// There is no such Secret.
-    #[error("Secret {0} does not exist")]
-    Missing(CertificateKey),
+    /// There is no such Secret, or it is rejected and never had a good form; the text says which.
+    #[error("{0}")]
+    Missing(String),
     /// It is of another type.
     #[error("Secret {0} is of type {1:?}; it must be kubernetes.io/tls")]
     Type(CertificateKey, String),
@@ -47,10 +49,12 @@ pub enum CertificateProblem {
 /// # Errors
 /// [`CertificateProblem`] says what to mend in the Secret.
 pub fn certificate(view: &Index, key: &CertificateKey) -> Result<Certificate, CertificateProblem> {
-    let secret = view
-        .secret(key)
-        .ok_or_else(|| CertificateProblem::Missing(key.clone()))?;
+    let secret = view.secret(key).ok_or_else(|| missing(view, key))?;
     parse(key, secret)
+}
+
+fn missing(view: &Index, key: &CertificateKey) -> CertificateProblem {
+    CertificateProblem::Missing(absent(view, "Secret", &key.namespace, &key.name))
 }
 
 fn parse(key: &CertificateKey, secret: &Secret) -> Result<Certificate, CertificateProblem> {
@@ -121,7 +125,7 @@ impl Certificates {
     ) -> Result<Arc<Certificate>, CertificateProblem> {
         let Some(secret) = view.secret(key) else {
             self.parsed.remove(key);
-            return Err(CertificateProblem::Missing(key.clone()));
+            return Err(missing(view, key));
         };
         match self.parsed.get(key) {
             Some((of, parsed)) if Arc::ptr_eq(of, secret) => Ok(Arc::clone(parsed)),

@@ -460,7 +460,7 @@ fn quiet_panics() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn incremental_equals_full(steps in prop::collection::vec(step(), 1..30)) {

@@ -4,7 +4,7 @@
 mod common;
 
 use api::condition::{reasons, types};
-use api::{GatewayKey, RouteKey};
+use api::{GatewayKey, ObjectKey, RouteKey};
 use api_snapshot::GatewayEntryKey;
 use common::world::*;
 use common::*;
@@ -248,4 +248,27 @@ fn a_panic_quarantines_one_gateway_until_it_changes() {
         3,
     );
     assert_eq!(world.entries().len(), 3);
+}
+
+#[test]
+fn who_refers_to_a_rejected_service_is_told_why_it_is_missing() {
+    let mut world = World::new();
+    world.event(Event::Delete(ObjectKey::new("", "Service", "a", "app")));
+    let rejected = Rejected {
+        key: ObjectKey::new("", "Service", "a", "app"),
+        generation: 1,
+        message: "spec.ports[0].port: 0 is no port".into(),
+        parents: Vec::new(),
+    };
+    world.event(Event::Reject(rejected));
+    let resolved = world.route("app", types::RESOLVED_REFS).unwrap();
+    check(
+        &resolved,
+        ConditionStatus::False,
+        reasons::BACKEND_NOT_FOUND,
+        1,
+    );
+    let text =
+        "spec.rules[0].backendRefs[0]: Service a/app is rejected: spec.ports[0].port: 0 is no port";
+    assert_eq!(resolved.message, text);
 }
