@@ -4,6 +4,8 @@
 //!   propose --bounded queue--> node thread: Core (raft, no I/O) --entries--> Store (log, fsync, snapshots)
 //!                                   `--committed entries--> StateMachine::apply --> observer, proposers
 //! ```
+//! Outside in: `node` (handle), `node/driver` (the thread), `core` (raft), `store` (what outlives a crash), `chunk`
+//! (proposals as entries).
 //!
 //! **Invariants**
 //! - A proposal is answered after its entry is on disk on a majority (here: on this disk) and applied.
@@ -12,7 +14,12 @@
 //! - A damaged log refuses to start; only a last record that was never acknowledged is cut off.
 //! - No type of the `raft` crate leaves this one.
 //!
-//! It deliberately does not know what the entries mean.
+//! It deliberately does not know what the entries mean, nor (yet) how messages travel between voters: `core` takes and
+//! gives them, and its tests run three voters over a network that loses, doubles and reorders.
+//!
+//! **When the disk fails.** A full disk shows when the next log segment is to be made: proposals are refused with
+//! [`ProposeError::NoRoom`] until there is room, and everything else goes on. A failed write or sync ends the node
+//! ([`Node::stopped`]); the process must exit and start anew, since what the disk holds is no longer known.
 
 mod chunk;
 mod core;
@@ -20,13 +27,15 @@ mod logger;
 mod metrics;
 mod node;
 mod store;
+#[cfg(test)]
+mod test_state;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use node::{Node, start};
 pub use store::disk::{Disk, RealDisk};
-pub use store::{Store, StoreError};
+pub use store::{Batch, Identity, StoreError, Wal};
 
 /// What entries are applied to. Applying must depend on the arguments alone.
 pub trait StateMachine: Send + 'static {
@@ -61,7 +70,10 @@ pub struct Config {
     pub snapshot_after_bytes: u64,
     /// Proposals that wait; one more is refused with [`ProposeError::QueueFull`].
     pub proposals_queue_max: usize,
-    /// Largest proposal, bytes; a larger one is refused with [`ProposeError::TooLarge`].
+    /// Bytes of all proposals that are not answered yet; one more is refused with [`ProposeError::QueueFull`], unless
+    /// it is the only one.
+    pub proposals_bytes_max: usize,
+    /// Largest proposal, bytes, at most about 960 MiB; a larger one is refused with [`ProposeError::TooLarge`].
     pub proposal_bytes_max: usize,
 }
 
@@ -75,6 +87,7 @@ impl Config {
             snapshot_after_entries: 10_000,
             snapshot_after_bytes: 64 * 1024 * 1024,
             proposals_queue_max: 1024,
+            proposals_bytes_max: 256 * 1024 * 1024,
             proposal_bytes_max: 256 * 1024 * 1024,
         }
     }
@@ -124,6 +137,11 @@ pub enum ProposeError {
     /// No room for the log. Nothing was written; try again when there is.
     #[error("the raft log cannot grow: {0}; free space in the data folder")]
     NoRoom(String),
+    /// This node led when it took the proposal and does not any more; the entry may or may not survive.
+    #[error(
+        "this node lost the lead before the entry was committed; ask the next leader whether it was"
+    )]
+    LeadershipLost,
     /// The node has ended; the entry may or may not survive.
     #[error("the raft node has stopped")]
     Stopped,

@@ -10,12 +10,12 @@ impl slog::Drain for Bridge {
     fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
         match record.level() {
             slog::Level::Critical | slog::Level::Error => {
-                tracing::error!(target: "raft", "{}", record.msg())
+                tracing::error!(target: "raft", "{}", record.msg());
             }
             slog::Level::Warning => tracing::warn!(target: "raft", "{}", record.msg()),
             slog::Level::Info => tracing::debug!(target: "raft", "{}", record.msg()),
             slog::Level::Debug | slog::Level::Trace => {
-                tracing::trace!(target: "raft", "{}", record.msg())
+                tracing::trace!(target: "raft", "{}", record.msg());
             }
         }
         Ok(())

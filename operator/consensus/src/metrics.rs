@@ -1,6 +1,7 @@
 //! What the node counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use api_telemetry::metrics::{DurationHistogram, HistogramValue, Sink, Source};
 use api_telemetry::names;
@@ -13,6 +14,34 @@ pub(crate) struct Metrics {
     pub(crate) applied: AtomicU64,
     pub(crate) log_bytes: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Bytes of proposals that are not answered yet.
+    held_bytes: AtomicUsize,
+}
+
+/// Bytes that count as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    metrics: Arc<Metrics>,
+    bytes: usize,
+}
+
+impl Metrics {
+    /// Counts `bytes` until the result is dropped; none when the sum would pass `max`. A first one always passes.
+    pub(crate) fn hold(this: &Arc<Self>, bytes: usize, max: usize) -> Option<Held> {
+        let before = this.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held {
+            metrics: Arc::clone(this),
+            bytes,
+        };
+        (before == 0 || before.saturating_add(bytes) <= max).then_some(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes = self.bytes;
+        self.metrics.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Source for Metrics {
@@ -25,20 +54,13 @@ impl Source for Metrics {
             histogram.add_to(&mut value);
             sink.histogram(desc, &[], &value);
         }
-        sink.gauge(
-            names::RAFT_APPLIED,
-            &[],
-            self.applied.load(Ordering::Relaxed) as f64,
-        );
-        sink.gauge(
-            names::RAFT_LOG_BYTES,
-            &[],
-            self.log_bytes.load(Ordering::Relaxed) as f64,
-        );
-        sink.counter(
-            names::RAFT_PROPOSALS_REFUSED,
-            &[],
-            self.refused.load(Ordering::Relaxed),
-        );
+        for (desc, gauge) in [
+            (names::RAFT_APPLIED, &self.applied),
+            (names::RAFT_LOG_BYTES, &self.log_bytes),
+        ] {
+            sink.gauge(desc, &[], gauge.load(Ordering::Relaxed) as f64);
+        }
+        let refused = self.refused.load(Ordering::Relaxed);
+        sink.counter(names::RAFT_PROPOSALS_REFUSED, &[], refused);
     }
 }

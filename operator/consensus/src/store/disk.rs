@@ -6,7 +6,16 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+
 /// A flat folder of files.
+///
+/// What is written survives a crash only after [`Disk::sync`] of the file, and a name only after [`Disk::sync_folder`].
+/// Until then any part of it may be there or not, in any order.
+///
+/// # Errors
+/// Each operation gives the operating system's error. After a failed `write_at` or `sync` nothing is known about the
+/// file's bytes since the last `sync`.
 pub trait Disk: Send {
     /// Names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
@@ -40,7 +49,13 @@ impl RealDisk {
     /// # Errors
     /// [`ErrorKind::WouldBlock`] when another process holds it, with its process id in the text.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        if !folder.is_dir() {
+            std::fs::create_dir_all(folder)?;
+            // A folder that a crash can take away makes its files no safer.
+            if let Some(parent) = folder.parent().filter(|parent| parent.is_dir()) {
+                File::open(parent)?.sync_all()?;
+            }
+        }
         let path = folder.join("lock");
         let mut lock = OpenOptions::new()
             .create(true)
@@ -49,15 +64,17 @@ impl RealDisk {
             .write(true)
             .mode(0o600)
             .open(&path)?;
-        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(io::Error::new(
-                ErrorKind::WouldBlock,
-                format!(
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                let text = format!(
                     "process {} holds it; stop that one or choose another data folder",
                     holder.trim()
-                ),
-            ));
+                );
+                return Err(io::Error::new(ErrorKind::WouldBlock, text));
+            }
+            Err(error) => return Err(error.into()),
         }
         lock.set_len(0)?;
         lock.write_all(std::process::id().to_string().as_bytes())?;

@@ -1,10 +1,9 @@
-//! Snapshot files: magic and version, index, term, checksum, state.
+//! Snapshot files: header, `crc u32 | term u64 | voters u32, u64 each | state`.
 
-use super::StoreError;
 use super::disk::Disk;
+use super::header::{self, HEADER, Identity};
+use super::{StoreError, names};
 
-const MAGIC: &[u8; 16] = b"shardway-state\0\x01";
-const HEADER: usize = 16 + 8 + 8 + 4;
 /// Snapshots kept: the newest, and one to fall back to.
 const KEPT: usize = 2;
 
@@ -13,35 +12,41 @@ const KEPT: usize = 2;
 pub(crate) struct SavedSnapshot {
     pub(crate) index: u64,
     pub(crate) term: u64,
+    pub(crate) voters: Vec<u64>,
     pub(crate) state: Vec<u8>,
 }
 
 /// Writes a snapshot beside, syncs, renames; then drops those beyond the kept ones.
-pub(super) fn save(disk: &mut dyn Disk, snapshot: &SavedSnapshot) -> Result<(), StoreError> {
-    let name = name(snapshot.index);
-    let temporary = format!("{name}.new");
-    let mut bytes = Vec::with_capacity(HEADER + snapshot.state.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&snapshot.index.to_le_bytes());
-    bytes.extend_from_slice(&snapshot.term.to_le_bytes());
-    bytes.extend_from_slice(&checksum(snapshot).to_le_bytes());
-    bytes.extend_from_slice(&snapshot.state);
+pub(super) fn save(
+    disk: &mut dyn Disk,
+    identity: Identity,
+    snapshot: &SavedSnapshot,
+) -> Result<(), StoreError> {
+    let name = names::SNAPSHOT.file(snapshot.index);
+    let temporary = names::temporary(&name);
+    let mut head = header::encode(header::SNAPSHOT, identity, snapshot.index);
+    let mut body = snapshot.term.to_le_bytes().to_vec();
+    body.extend_from_slice(&(snapshot.voters.len() as u32).to_le_bytes()); // a handful
+    for voter in &snapshot.voters {
+        body.extend_from_slice(&voter.to_le_bytes());
+    }
+    let crc = checksum(identity, snapshot.index, &[&body, &snapshot.state]);
+    head.extend_from_slice(&crc.to_le_bytes());
+    head.extend_from_slice(&body);
     let saved = disk
         .create(&temporary, 0)
-        .and_then(|()| disk.write_at(&temporary, 0, &bytes))
+        .and_then(|()| disk.write_at(&temporary, 0, &head))
+        .and_then(|()| disk.write_at(&temporary, head.len() as u64, &snapshot.state))
         .and_then(|()| disk.sync(&temporary))
         .and_then(|()| disk.rename(&temporary, &name))
         .and_then(|()| disk.sync_folder());
     if let Err(source) = saved {
         let _ = disk.remove(&temporary);
-        return Err(StoreError::Io {
-            what: format!("write {name}"),
-            source,
-        });
+        return Err(StoreError::io(format!("write {name}"))(source));
     }
-    let indices = indices(disk)?;
+    let indices = names::numbered(disk, names::SNAPSHOT)?;
     for index in indices.iter().rev().skip(KEPT) {
-        let old = self::name(*index);
+        let old = names::SNAPSHOT.file(*index);
         disk.remove(&old)
             .map_err(StoreError::io(format!("remove {old}")))?;
     }
@@ -49,65 +54,70 @@ pub(super) fn save(disk: &mut dyn Disk, snapshot: &SavedSnapshot) -> Result<(), 
 }
 
 /// The newest readable snapshot, and what is wrong with newer ones.
-pub(super) fn newest(disk: &dyn Disk) -> Result<(Option<SavedSnapshot>, String), StoreError> {
+pub(super) fn newest(
+    disk: &dyn Disk,
+    identity: Identity,
+) -> Result<(Option<SavedSnapshot>, String), StoreError> {
     let mut unreadable = String::new();
-    for index in indices(disk)?.into_iter().rev() {
-        let name = name(index);
+    for index in names::numbered(disk, names::SNAPSHOT)?.into_iter().rev() {
+        let name = names::SNAPSHOT.file(index);
         let bytes = disk
             .read(&name)
             .map_err(StoreError::io(format!("read {name}")))?;
-        if bytes.get(..15) == MAGIC.get(..15) && bytes.get(15) != MAGIC.get(15) {
-            return Err(StoreError::Format { file: name });
-        }
-        match parse(&bytes).filter(|snapshot| snapshot.index == index) {
-            Some(snapshot) => return Ok((Some(snapshot), unreadable)),
-            None => {
+        match parse(&name, &bytes, identity, index) {
+            Ok(snapshot) => return Ok((Some(snapshot), unreadable)),
+            Err(StoreError::Damaged { .. }) => {
                 tracing::error!(
                     file = name,
                     "snapshot is damaged; falling back to the one before"
                 );
                 unreadable.push_str(&format!(" ({name} is damaged)"));
             }
+            Err(other) => return Err(other),
         }
     }
     Ok((None, unreadable))
 }
 
-/// Indices of the snapshots, ascending.
-pub(super) fn indices(disk: &dyn Disk) -> Result<Vec<u64>, StoreError> {
-    let names = disk
-        .list()
-        .map_err(StoreError::io("list the raft folder"))?;
-    let mut indices: Vec<u64> = names
-        .iter()
-        .filter_map(|name| u64::from_str_radix(name.strip_prefix("snapshot-")?, 16).ok())
-        .collect();
-    indices.sort_unstable();
-    Ok(indices)
+fn parse(
+    name: &str,
+    bytes: &[u8],
+    identity: Identity,
+    index: u64,
+) -> Result<SavedSnapshot, StoreError> {
+    let (found, number) = header::decode(header::SNAPSHOT, name, bytes)?;
+    header::check(name, found, identity)?;
+    let snapshot = body(&bytes[HEADER..], identity, number).filter(|found| found.index == index);
+    snapshot.ok_or_else(|| StoreError::damaged(name, HEADER, "the checksum is wrong"))
 }
 
-fn name(index: u64) -> String {
-    format!("snapshot-{index:016x}")
-}
-
-fn parse(bytes: &[u8]) -> Option<SavedSnapshot> {
-    if bytes.get(..MAGIC.len())? != MAGIC {
+fn body(bytes: &[u8], identity: Identity, index: u64) -> Option<SavedSnapshot> {
+    let (crc, covered) = bytes.split_first_chunk::<4>()?;
+    if checksum(identity, index, &[covered]) != u32::from_le_bytes(*crc) {
         return None;
     }
-    let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let snapshot = SavedSnapshot {
-        index: number(16)?,
-        term: number(24)?,
-        state: bytes.get(HEADER..)?.to_vec(),
-    };
-    let stored = u32::from_le_bytes(bytes.get(32..36)?.try_into().ok()?);
-    (checksum(&snapshot) == stored).then_some(snapshot)
+    let (term, rest) = covered.split_first_chunk::<8>()?;
+    let (count, rest) = rest.split_first_chunk::<4>()?;
+    let (voters, state) = rest.split_at_checked(u32::from_le_bytes(*count) as usize * 8)?;
+    Some(SavedSnapshot {
+        index,
+        term: u64::from_le_bytes(*term),
+        voters: voters
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|voter| u64::from_le_bytes(*voter))
+            .collect(),
+        state: state.to_vec(),
+    })
 }
 
-fn checksum(snapshot: &SavedSnapshot) -> u32 {
+fn checksum(identity: Identity, index: u64, parts: &[&[u8]]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&snapshot.index.to_le_bytes());
-    crc.update(&snapshot.term.to_le_bytes());
-    crc.update(&snapshot.state);
+    crc.update(&identity.log_id.to_le_bytes());
+    crc.update(&index.to_le_bytes());
+    for part in parts {
+        crc.update(part);
+    }
     crc.finalize()
 }

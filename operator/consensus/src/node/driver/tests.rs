@@ -1,0 +1,252 @@
+//! A node without its thread, on a disk that crashes: the same seed gives the same run.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+
+use super::{Driver, Proposal};
+use crate::chunk::ENTRY_DATA_MAX;
+use crate::core::Core;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::store::fake::FakeDisk;
+use crate::test_state::Ledger;
+use crate::{Applied, Committed, Config, ProposeError, StateMachine};
+
+type Observer = Box<dyn FnMut(Applied<u64>)>;
+type Answer = oneshot::Receiver<Result<Committed<u64>, ProposeError>>;
+
+struct Life {
+    driver: Driver<Ledger, Observer>,
+    state: Arc<RwLock<Ledger>>,
+}
+
+impl Life {
+    /// What `start` does, without the thread. None when the disk crashed meanwhile.
+    fn begin(disk: &FakeDisk, snapshot_after: u64) -> Option<Self> {
+        let mut config = Config::single(PathBuf::from("fake"));
+        config.snapshot_after_entries = snapshot_after;
+        let opened = Store::open(disk.boxed(), 1);
+        let opened = opened.inspect_err(|error| assert!(disk.crashed(), "{error:?}"));
+        let (store, recovered) = opened.ok()?;
+        let state = Arc::new(RwLock::new(Ledger::default()));
+        let mut applied = (0, 0);
+        if let Some(snapshot) = &recovered.snapshot {
+            state.write().restore(&snapshot.state).unwrap();
+            applied = (snapshot.index, snapshot.term);
+        }
+        let core = Core::new(1, vec![1], &recovered, 1).unwrap();
+        let mut driver = Driver::new(
+            config,
+            core,
+            store,
+            Arc::clone(&state),
+            Box::new(|_| {}) as Observer,
+            applied,
+            Arc::new(Metrics::default()),
+        );
+        let led = driver.lead();
+        led.inspect_err(|error| assert!(disk.crashed(), "{error:?}"))
+            .ok()?;
+        Some(Self { driver, state })
+    }
+
+    fn propose(&mut self, data: Vec<u8>) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let held = Metrics::hold(&self.driver.metrics, data.len(), usize::MAX).unwrap();
+        self.driver.propose(Proposal {
+            data,
+            called: Instant::now(),
+            answer,
+            held,
+        });
+        answered
+    }
+}
+
+/// A content that no other proposal has: its number, then filling.
+fn content(random: &mut StdRng, number: u64) -> Vec<u8> {
+    let len = match random.random_range(0..20) {
+        0 => random.random_range(1..5) * ENTRY_DATA_MAX + random.random_range(0..50),
+        1..5 => random.random_range(500..4000),
+        _ => random.random_range(0..200),
+    };
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.resize(len + 8, number as u8);
+    bytes
+}
+
+/// Lives of one node with random work, each ended by a kill or a loss of power at a random step.
+fn run(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut disk = FakeDisk::default();
+    // What anyone has seen as committed, by index.
+    let mut seen = Ledger::default();
+    let mut number = 0;
+    for _ in 0..8 {
+        disk.crash_at(Some(disk.steps() + random.random_range(1..60)));
+        let snapshot_after = random.random_range(2..15);
+        if let Some(mut life) = Life::begin(&disk, snapshot_after) {
+            check(seed, &life.state.read(), &seen);
+            seen = life.state.read().clone();
+            loop {
+                let mut waiting = Vec::new();
+                for _ in 0..random.random_range(1..6) {
+                    let data = content(&mut random, number);
+                    number += 1;
+                    waiting.push((life.propose(data.clone()), data));
+                }
+                let worked = life.driver.work();
+                for (mut answer, data) in waiting {
+                    match answer.try_recv() {
+                        Ok(Ok(committed)) => {
+                            seen.applied.insert(committed.index, data);
+                        }
+                        // The new segment could not be made: the crash came then.
+                        Ok(Err(ProposeError::NoRoom(_))) => assert!(disk.crashed()),
+                        Ok(Err(error)) => panic!("seed {seed}: {error}"),
+                        Err(_) => assert!(worked.is_err(), "seed {seed}: no answer"),
+                    }
+                }
+                if worked.is_err() || disk.crashed() {
+                    break;
+                }
+            }
+        }
+        disk = if random.random_bool(0.3) {
+            disk.after_kill()
+        } else {
+            disk.after_power_loss(random.random())
+        };
+    }
+    disk.crash_at(None);
+    let life = Life::begin(&disk, 10).unwrap();
+    check(seed, &life.state.read(), &seen);
+}
+
+/// All that was seen is there, at its index and in front of everything that was not.
+fn check(seed: u64, found: &Ledger, seen: &Ledger) {
+    let replay = format!(
+        "replay: CONSENSUS_SEED={seed} cargo test -p operator-consensus crashes_at_any_step"
+    );
+    for (index, content) in &seen.applied {
+        assert!(
+            found.applied.get(index) == Some(content),
+            "entry {index} was seen and is lost or changed; {replay}"
+        );
+    }
+    let newest = seen.applied.last_key_value().map_or(0, |(index, _)| *index);
+    let within = found.applied.range(..=newest).count();
+    assert_eq!(within, seen.applied.len(), "entries came up late; {replay}");
+    let mut numbers: Vec<&[u8]> = found
+        .applied
+        .values()
+        .map(|content| &content[..8])
+        .collect();
+    let count = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), count, "an entry was applied twice; {replay}");
+}
+
+#[test]
+fn crashes_at_any_step_lose_nothing_that_was_seen() {
+    if let Ok(seed) = std::env::var("CONSENSUS_SEED") {
+        return run(seed.parse().unwrap());
+    }
+    for seed in 0..300 {
+        run(seed);
+    }
+}
+
+#[test]
+fn a_group_costs_one_sync() {
+    let disk = FakeDisk::default();
+    let mut life = Life::begin(&disk, 1_000_000).unwrap();
+    let syncs = |life: &mut Life, proposals: u64| {
+        let before = disk.syncs();
+        let mut answers: Vec<_> = (0..proposals)
+            .map(|n| life.propose(n.to_le_bytes().to_vec()))
+            .collect();
+        life.driver.work().unwrap();
+        for answer in &mut answers {
+            answer.try_recv().unwrap().unwrap();
+        }
+        disk.syncs() - before
+    };
+    assert_eq!(
+        syncs(&mut life, 1),
+        1,
+        "a lone proposal is done in one pass"
+    );
+    assert_eq!(syncs(&mut life, 200), 1);
+}
+
+#[test]
+fn a_full_disk_refuses_proposals_and_reads_go_on() {
+    let disk = FakeDisk::default();
+    let mut life = Life::begin(&disk, 1_000_000).unwrap();
+    disk.set_full(true);
+    let mut taken = 0;
+    let refused = loop {
+        let mut answer = life.propose(vec![1; 4000]);
+        life.driver.work().unwrap();
+        match answer.try_recv().unwrap() {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&refused, ProposeError::NoRoom(text) if text.contains("log-")),
+        "{refused}"
+    );
+    assert!(taken > 5);
+    assert_eq!(life.state.read().applied.len(), taken);
+    // A large one is refused as a whole: no chunk of it stays behind.
+    let mut answer = life.propose(vec![2; 5 * ENTRY_DATA_MAX]);
+    life.driver.work().unwrap();
+    assert!(matches!(
+        answer.try_recv().unwrap(),
+        Err(ProposeError::NoRoom(_))
+    ));
+    disk.set_full(false);
+    let mut answer = life.propose(vec![3; 5 * ENTRY_DATA_MAX]);
+    life.driver.work().unwrap();
+    answer.try_recv().unwrap().unwrap();
+    assert_eq!(
+        life.state.read().contents().last(),
+        Some(&vec![3; 5 * ENTRY_DATA_MAX])
+    );
+}
+
+#[test]
+fn a_proposal_that_was_cut_in_half_by_a_crash_never_shows() {
+    for step in 1..12 {
+        let disk = FakeDisk::default();
+        let mut life = Life::begin(&disk, 1_000_000).unwrap();
+        disk.crash_at(Some(disk.steps() + step));
+        // Several frames, each synced on its own.
+        let large = vec![9; 9 * ENTRY_DATA_MAX];
+        let mut answer = life.propose(large.clone());
+        let _ = life.driver.work();
+        let acknowledged = matches!(answer.try_recv(), Ok(Ok(_)));
+        let disk = disk.after_power_loss(step);
+        let mut life = Life::begin(&disk, 1).unwrap();
+        let contents = life.state.read().contents();
+        assert!(
+            contents.is_empty() && !acknowledged || contents == [large],
+            "{step}"
+        );
+        let mut answer = life.propose(b"next".to_vec());
+        life.driver.work().unwrap();
+        answer.try_recv().unwrap().unwrap();
+        let life = Life::begin(&disk.after_power_loss(1), 1).unwrap();
+        assert_eq!(life.state.read().contents().last(), Some(&b"next".to_vec()));
+    }
+}
