@@ -339,11 +339,8 @@ impl Pipeline {
 
     fn is_wanted(&self, fact: &FactKey) -> bool {
         match fact {
-            FactKey::Backend(key) => self.translation.backends().any(|(known, _)| known == key),
-            FactKey::Certificate(key) => self
-                .translation
-                .certificates()
-                .any(|(known, _)| known == key),
+            FactKey::Backend(key) => self.translation.backend(key).is_some(),
+            FactKey::Certificate(key) => self.translation.certificate(key).is_some(),
             FactKey::Placement(gateway) => self.allocator.shards(gateway).is_some(),
             FactKey::Binding(gateway, port) => self
                 .allocator

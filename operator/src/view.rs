@@ -49,6 +49,7 @@ const PATHS: &[&str] = &[
     "/api/v1/revisions",
     "/api/v1/shards",
     "/api/v1/problems",
+    "/api/v1/bindings",
     "/api/v1/entries/NAMESPACE/NAME",
 ];
 
@@ -77,6 +78,7 @@ impl View {
             "/api/v1/statuses" => json(&self.statuses()),
             "/api/v1/revisions" => json(&self.machine.history.read().0),
             "/api/v1/shards" => json(&self.distributor.shards()),
+            "/api/v1/bindings" => json(&self.bindings()),
             "/api/v1/problems" => {
                 let problems = self.published.read();
                 let lines: Vec<Value> = problems
@@ -125,6 +127,45 @@ impl View {
             .iter()
             .map(|(key, status)| {
                 json!({"group": key.group, "kind": key.kind, "namespace": key.namespace, "name": key.name, "status": status})
+            })
+            .collect()
+    }
+
+    /// Where each port of each Gateway is bound, and on which shards.
+    fn bindings(&self) -> Vec<Value> {
+        let snapshot = self.machine.snapshot.read();
+        let facts = api_snapshot::view::facts(snapshot.facts()).unwrap_or_default();
+        let mut shards: BTreeMap<GatewayKey, Vec<api::ShardId>> = BTreeMap::new();
+        let mut bindings = Vec::new();
+        for (key, fact) in facts {
+            match (key, fact) {
+                (
+                    api_snapshot::FactKey::Placement(gateway),
+                    api_snapshot::Fact::Placement(placement),
+                ) => {
+                    shards.insert(gateway, placement.shards);
+                }
+                (
+                    api_snapshot::FactKey::Binding(gateway, port),
+                    api_snapshot::Fact::Binding(binding),
+                ) => {
+                    bindings.push((gateway, port, binding));
+                }
+                _ => {}
+            }
+        }
+        bindings
+            .into_iter()
+            .map(|(gateway, port, binding)| {
+                json!({
+                    "namespace": gateway.namespace,
+                    "name": gateway.name,
+                    "port": port,
+                    "publicPort": binding.public_port,
+                    "targetPort": binding.target_port,
+                    "addresses": binding.addresses,
+                    "shards": shards.get(&gateway),
+                })
             })
             .collect()
     }

@@ -60,7 +60,10 @@ impl Client {
             let body = response.into_body().collect().await?.to_bytes();
             driver.abort();
             if !status.is_success() {
-                bail!("operator answered {status}: {}", String::from_utf8_lossy(&body).trim());
+                bail!(
+                    "operator answered {status}: {}",
+                    String::from_utf8_lossy(&body).trim()
+                );
             }
             Ok(body)
         };
@@ -72,8 +75,12 @@ impl Client {
     }
 
     /// The JSON of `GET path`.
-    pub(crate) async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    pub(crate) async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<T> {
         let body = self.bytes(path).await?;
-        serde_json::from_slice(&body).with_context(|| format!("read the operator's answer to {path}"))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("read the operator's answer to {path}"))
     }
 }

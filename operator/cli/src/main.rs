@@ -1,3 +1,174 @@
-//! operator-cli
+//! `shardway`: asks a running operator, and translates manifests without one.
 
-fn main() {}
+mod client;
+mod explain;
+mod get;
+mod status;
+mod table;
+mod translate;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::Client;
+use crate::get::Output;
+
+/// Looks into Shardway: what is served, why, and by which revision.
+#[derive(Debug, Parser)]
+#[command(name = "shardway", version)]
+struct Flags {
+    /// Data folder of the operator, by which it is found
+    #[arg(
+        long,
+        env = "SHARDWAY_DATA",
+        value_name = "DIR",
+        default_value = ".shardway",
+        global = true
+    )]
+    data: PathBuf,
+
+    /// Admin address of the operator, instead of finding it by its data folder
+    #[arg(
+        long,
+        env = "SHARDWAY_OPERATOR_ADMIN",
+        value_name = "ADDR",
+        global = true
+    )]
+    operator: Option<SocketAddr>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How the operator and its shards are
+    Status,
+    /// Objects with their status, as kubectl shows them
+    Get {
+        /// Kinds, separated by commas: gatewayclass, gateway, httproute, ...
+        kinds: String,
+        /// Name of one object
+        name: Option<String>,
+        /// Namespace; all when left out
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+        /// Form of the output
+        #[arg(short, long, value_enum)]
+        output: Option<Output>,
+    },
+    /// Waits until the newest generation of an object has a condition
+    Wait {
+        /// Kind
+        kind: String,
+        /// Name
+        name: String,
+        /// Namespace
+        #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+        namespace: String,
+        /// Condition that must be True at each parent or on the object
+        #[arg(
+            long = "for",
+            value_name = "CONDITION",
+            default_value = "shardway.dev/Propagated"
+        )]
+        condition: String,
+        /// How long to wait, seconds
+        #[arg(long, value_name = "S", default_value_t = 30)]
+        timeout: u64,
+    },
+    /// Manifests to snapshot and conditions, without an operator
+    Translate {
+        /// Folder of manifests
+        #[arg(short, long, value_name = "FOLDER")]
+        folder: PathBuf,
+        /// Form of the output
+        #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
+        output: Output,
+    },
+    /// Which listener, route, rule and backend a request takes, and why the near misses lost
+    Explain {
+        /// Method
+        method: String,
+        /// URL; host and port find the Gateway
+        url: String,
+        /// Header, NAME: VALUE; several times
+        #[arg(short = 'H', long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// Gateway, NAMESPACE/NAME, when the URL's host and port are not enough to tell
+        #[arg(short, long, value_name = "GATEWAY")]
+        gateway: Option<String>,
+    },
+    /// Revisions, newest last
+    Revisions {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+    },
+    /// Shards of the pool
+    Shards,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    if let Command::Translate { folder, output } = &flags.command {
+        return translate::run(folder, *output);
+    }
+    let client = Client::find(flags.operator, &flags.data)?;
+    let text = match flags.command {
+        Command::Status => status::status(&client).await?,
+        Command::Get {
+            kinds,
+            name,
+            namespace,
+            output,
+        } => {
+            get::get(
+                &client,
+                &kinds,
+                name.as_deref(),
+                namespace.as_deref(),
+                output,
+            )
+            .await?
+        }
+        Command::Wait {
+            kind,
+            name,
+            namespace,
+            condition,
+            timeout,
+        } => {
+            get::wait(
+                &client,
+                &kind,
+                &namespace,
+                &name,
+                &condition,
+                Duration::from_secs(timeout),
+            )
+            .await?
+        }
+        Command::Explain {
+            method,
+            url,
+            headers,
+            gateway,
+        } => explain::explain(&client, &method, &url, &headers, gateway.as_deref()).await?,
+        Command::Revisions { last } => status::revisions(&client, last).await?,
+        Command::Shards => status::shards(&client).await?,
+        Command::Translate { .. } => String::new(), // answered above
+    };
+    print(&text);
+    Ok(())
+}
+
+/// Writes to standard output; a reader that has gone (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

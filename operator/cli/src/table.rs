@@ -2,14 +2,20 @@
 
 /// Prints rows under headings; the last column is not padded.
 pub(crate) fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
+    let mut widths: Vec<usize> = headings
+        .iter()
+        .map(|heading| heading.chars().count())
+        .collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let headings: Vec<String> = headings
+        .iter()
+        .map(|heading| (*heading).to_owned())
+        .collect();
     for row in std::iter::once(&headings).chain(rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
@@ -24,7 +30,11 @@ pub(crate) fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// `<none>` for nothing, as kubectl does.
 pub(crate) fn or_none(text: String) -> String {
-    if text.is_empty() { "<none>".to_owned() } else { text }
+    if text.is_empty() {
+        "<none>".to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -33,7 +43,10 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_end_clean() {
-        let rows = vec![vec!["a".into(), "True".into()], vec!["long-name".into(), String::new()]];
+        let rows = vec![
+            vec!["a".into(), "True".into()],
+            vec!["long-name".into(), String::new()],
+        ];
         assert_eq!(
             render(&["NAME", "PROGRAMMED"], &rows),
             "NAME        PROGRAMMED\na           True\nlong-name\n"

@@ -225,6 +225,27 @@ impl DirSource {
     }
 }
 
+/// All objects of a folder as they are written, for people. Files that are broken are left out.
+///
+/// # Errors
+/// [`OpenError`] when it cannot be listed.
+pub fn documents(root: &Path) -> Result<Vec<operator_objects::Document>, OpenError> {
+    let failed = |source| OpenError {
+        folder: root.to_owned(),
+        source,
+    };
+    fs::read_dir(root).map_err(failed)?;
+    let mut stamps = BTreeMap::new();
+    list(root, 0, &mut stamps, &mut Vec::new());
+    let texts = stamps
+        .iter()
+        .filter_map(|(path, stamp)| read(path, stamp.size).ok());
+    Ok(texts
+        .flat_map(|text| operator_objects::manifest::parse(&text))
+        .filter_map(Result::ok)
+        .collect())
+}
+
 /// Reads a folder once, for offline use. Ages start now.
 ///
 /// # Errors

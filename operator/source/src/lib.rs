@@ -17,5 +17,6 @@ mod dir;
 mod folder;
 
 pub use ages::AgesError;
-pub use dir::{DirSource, OpenError, load_folder};
+pub use dir::{DirSource, OpenError, documents, load_folder};
 pub use folder::{Batch, Problem};
+pub use operator_objects::Document;

@@ -1,0 +1,157 @@
+//! `status`, `revisions`, `shards`.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::table::render;
+
+/// How the operator and its shards are.
+pub(crate) async fn status(client: &Client) -> anyhow::Result<String> {
+    let info: Value = client.json("/api/v1/info").await?;
+    let text = |pointer: &str| info.pointer(pointer).map_or_else(String::new, plain);
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "operator   {} (pid {}), raft {} in term {}",
+        text("/version"),
+        text("/pid"),
+        text("/raft/role"),
+        text("/raft/term")
+    );
+    let _ = writeln!(out, "source     {}", text("/source"));
+    let _ = writeln!(
+        out,
+        "revision   {} (root hash {})",
+        text("/revision"),
+        text("/rootHash")
+    );
+    let _ = writeln!(
+        out,
+        "objects    {} gateways, {} routes, {} rejected, {} problems",
+        text("/gateways"),
+        text("/routes"),
+        text("/rejected"),
+        text("/problems")
+    );
+    out.push('\n');
+    out.push_str(&shards(client).await?);
+    let problems: Vec<Value> = client.json("/api/v1/problems").await?;
+    for problem in problems.iter().filter(|problem| problem["error"] == true) {
+        let _ = write!(out, "\nproblem: {}\n", plain(&problem["message"]));
+    }
+    Ok(out)
+}
+
+/// The newest revisions.
+pub(crate) async fn revisions(client: &Client, last: usize) -> anyhow::Result<String> {
+    let records: Vec<Value> = client.json("/api/v1/revisions").await?;
+    let rows: Vec<Vec<String>> = records
+        .iter()
+        .skip(records.len().saturating_sub(last))
+        .map(|record| {
+            let objects: Vec<String> = list(&record["objects"]).map(object).collect();
+            let gateways: Vec<String> = list(&record["gateways"]).map(object).collect();
+            let total = record["objects_total"].as_u64().unwrap_or_default() as usize;
+            let shown: Vec<&str> = objects.iter().take(3).map(String::as_str).collect();
+            let more = total.saturating_sub(shown.len());
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            vec![
+                plain(&record["revision"]),
+                time(record["seen_at_us"].as_u64().unwrap_or_default()),
+                plain(&record["entries"]),
+                plain(&record["facts"]),
+                gateways.into_iter().take(3).collect::<Vec<_>>().join(","),
+                format!("{}{more}", shown.join(", ")),
+            ]
+        })
+        .collect();
+    Ok(render(
+        &[
+            "REVISION", "TIME", "ENTRIES", "FACTS", "GATEWAYS", "OBJECTS",
+        ],
+        &rows,
+    ))
+}
+
+/// The pool.
+pub(crate) async fn shards(client: &Client) -> anyhow::Result<String> {
+    let shards: Vec<Value> = client.json("/api/v1/shards").await?;
+    let rows: Vec<Vec<String>> = shards
+        .iter()
+        .map(|shard| {
+            vec![
+                format!("shard-{}", shard["shard"]),
+                if shard["connected"] == true {
+                    "yes".into()
+                } else {
+                    "no".into()
+                },
+                plain(&shard["gateways"]),
+                plain(&shard["connections"]),
+                plain(&shard["requests_in_flight"]),
+                plain(&shard["requests_total"]),
+                format!(
+                    "{:.1} MiB",
+                    shard["rss_bytes"].as_f64().unwrap_or_default() / 1_048_576.0
+                ),
+                plain(&shard["admin"]),
+            ]
+        })
+        .collect();
+    Ok(render(
+        &[
+            "SHARD",
+            "CONNECTED",
+            "GATEWAYS",
+            "CONNECTIONS",
+            "IN-FLIGHT",
+            "REQUESTS",
+            "MEMORY",
+            "ADMIN",
+        ],
+        &rows,
+    ))
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn object(value: &Value) -> String {
+    let name = match value["namespace"].as_str() {
+        Some(namespace) if !namespace.is_empty() => {
+            format!("{namespace}/{}", plain(&value["name"]))
+        }
+        _ => plain(&value["name"]),
+    };
+    match value["kind"].as_str() {
+        Some(kind) => format!("{kind} {name}"),
+        None => name,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Time of day in UTC.
+fn time(us: u64) -> String {
+    let seconds = us / 1_000_000;
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!(
+        "{hours:02}:{minutes:02}:{:02}.{:03}Z",
+        seconds % 60,
+        us / 1000 % 1000
+    )
+}
