@@ -49,7 +49,11 @@ metrics! {
     RAFT_LOG_BYTES = "shardway_raft_log_bytes", "shardway.raft.log.size", "By",
         "Bytes of the log on disk.";
     RAFT_PROPOSALS_REFUSED = "shardway_raft_proposals_refused", "shardway.raft.proposals.refused", "{proposal}",
-        "Proposals refused because the queue was full.";
+        "Proposals refused because the queue or the disk was full.";
+    RAFT_SNAPSHOT_DURATION = "shardway_raft_snapshot_duration_seconds", "shardway.raft.snapshot.duration", "s",
+        "Time to write one snapshot of the state; proposals wait meanwhile.";
+    RAFT_SNAPSHOTS_FAILED = "shardway_raft_snapshots_failed", "shardway.raft.snapshots.failed", "{snapshot}",
+        "Snapshots that could not be written; the log grows until one is.";
     PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",
         "Time from a seen change to the last acknowledgement of the shards that serve it.";
     TRANSLATE_DURATION = "shardway_translate_duration_seconds", "shardway.translate.duration", "s",

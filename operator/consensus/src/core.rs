@@ -79,7 +79,7 @@ impl Core {
     pub(crate) fn new(
         id: u64,
         voters: Vec<u64>,
-        recovered: &Recovered,
+        recovered: Recovered,
         seed: u64,
     ) -> Result<Self, StartError> {
         let refuse = |error: raft::Error| StartError::Raft(error.to_string());
@@ -168,7 +168,7 @@ impl Core {
             vote: vote.filter(|vote| *vote != kept.vote()),
             committed: take(ready.take_committed_entries()),
             messages: ready.take_messages(),
-            entries: ready.entries().clone(),
+            entries: ready.take_entries(),
         };
         self.waiting = Some(ready);
         Some(work)

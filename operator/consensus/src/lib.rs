@@ -28,7 +28,7 @@ mod metrics;
 mod node;
 mod store;
 #[cfg(test)]
-mod test_state;
+mod testing;
 
 use std::path::PathBuf;
 use std::time::Duration;

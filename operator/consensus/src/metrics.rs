@@ -14,6 +14,8 @@ pub(crate) struct Metrics {
     pub(crate) applied: AtomicU64,
     pub(crate) log_bytes: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) snapshot: DurationHistogram,
+    pub(crate) snapshots_failed: AtomicU64,
     /// Bytes of proposals that are not answered yet.
     held_bytes: AtomicUsize,
 }
@@ -49,6 +51,7 @@ impl Source for Metrics {
         for (desc, histogram) in [
             (names::RAFT_COMMIT_DURATION, &self.commit),
             (names::RAFT_FSYNC_DURATION, &self.fsync),
+            (names::RAFT_SNAPSHOT_DURATION, &self.snapshot),
         ] {
             let mut value = HistogramValue::default();
             histogram.add_to(&mut value);
@@ -60,7 +63,11 @@ impl Source for Metrics {
         ] {
             sink.gauge(desc, &[], gauge.load(Ordering::Relaxed) as f64);
         }
-        let refused = self.refused.load(Ordering::Relaxed);
-        sink.counter(names::RAFT_PROPOSALS_REFUSED, &[], refused);
+        for (desc, counter) in [
+            (names::RAFT_PROPOSALS_REFUSED, &self.refused),
+            (names::RAFT_SNAPSHOTS_FAILED, &self.snapshots_failed),
+        ] {
+            sink.counter(desc, &[], counter.load(Ordering::Relaxed));
+        }
     }
 }

@@ -83,10 +83,9 @@ pub(crate) fn start_on<S: StateMachine + Sync>(
             })?;
     }
     let seed = std::hash::RandomState::new().build_hasher().finish();
-    let core = Core::new(config.id, vec![config.id], &recovered, seed)?;
     let snapshot = recovered.snapshot.as_ref();
     let applied = snapshot.map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
-    drop(recovered);
+    let core = Core::new(config.id, vec![config.id], recovered, seed)?;
     let metrics = Arc::new(Metrics::default());
     let (queue, proposal_bytes_max, proposals_bytes_max) = (
         config.proposals_queue_max,

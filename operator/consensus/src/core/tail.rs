@@ -21,9 +21,11 @@ pub(super) struct Tail {
 
 impl Tail {
     /// What was recovered; `voters` are those of the configuration unless a snapshot says otherwise.
-    pub(super) fn new(voters: Vec<u64>, recovered: &Recovered) -> Self {
-        let snapshot = recovered.snapshot.as_ref();
-        let start = snapshot.map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
+    pub(super) fn new(voters: Vec<u64>, recovered: Recovered) -> Self {
+        let snapshot = recovered.snapshot;
+        let start = snapshot
+            .as_ref()
+            .map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
         let hard_state = HardState {
             term: recovered.vote.term,
             vote: recovered.vote.vote,
@@ -31,9 +33,9 @@ impl Tail {
         };
         Self {
             hard_state,
-            voters: snapshot.map_or(voters, |snapshot| snapshot.voters.clone()),
+            voters: snapshot.map_or(voters, |snapshot| snapshot.voters),
             start,
-            entries: recovered.entries.clone(),
+            entries: recovered.entries,
             offered: None,
             wanted: Cell::new(false),
         }

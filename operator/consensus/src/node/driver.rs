@@ -43,7 +43,7 @@ struct Waiting<O> {
     term: u64,
     called: Instant,
     answer: oneshot::Sender<Result<Committed<O>, ProposeError>>,
-    _held: Held,
+    held: Held,
 }
 
 pub(super) struct Driver<S: StateMachine, F> {
@@ -168,11 +168,9 @@ impl<S: StateMachine, F: FnMut(Applied<S::Output>)> Driver<S, F> {
                 term,
                 called: proposal.called,
                 answer: proposal.answer,
-                _held: proposal.held,
+                held: proposal.held,
             }),
-            Err(error) => {
-                let _ = proposal.answer.send(Err(error));
-            }
+            Err(error) => reply(proposal.answer, proposal.held, Err(error)),
         }
     }
 
@@ -262,23 +260,25 @@ impl<S: StateMachine, F: FnMut(Applied<S::Output>)> Driver<S, F> {
         {
             // Another leader's entry has taken the place of ours.
             if (waiting.index, waiting.term) != (entry.index, entry.term) {
-                let _ = waiting.answer.send(Err(ProposeError::LeadershipLost));
+                let lost = Err(ProposeError::LeadershipLost);
+                reply(waiting.answer, waiting.held, lost);
                 continue;
             }
             let took = waiting.called.elapsed();
             self.metrics.commit.record(took);
-            let _ = waiting.answer.send(Ok(Committed {
+            let committed = Committed {
                 index: entry.index,
                 output,
                 took,
-            }));
+            };
+            reply(waiting.answer, waiting.held, Ok(committed));
             return;
         }
     }
 
     fn give_up(&mut self, error: &ProposeError) {
         for waiting in self.waiting.drain(..) {
-            let _ = waiting.answer.send(Err(error.clone()));
+            reply(waiting.answer, waiting.held, Err(error.clone()));
         }
     }
 
@@ -323,10 +323,14 @@ impl<S: StateMachine, F: FnMut(Applied<S::Output>)> Driver<S, F> {
         match self.store.save_snapshot(&snapshot) {
             Ok(()) => {
                 self.core.compact(index);
+                self.metrics.snapshot.record(before.elapsed());
                 let bytes = snapshot.state.len();
                 tracing::info!(index, bytes, took = ?before.elapsed(), "raft snapshot taken");
             }
             Err(error) => {
+                self.metrics
+                    .snapshots_failed
+                    .fetch_add(1, Ordering::Relaxed);
                 tracing::error!(error = %Chain(&error), "no raft snapshot taken; the log grows on");
             }
         }
@@ -336,4 +340,15 @@ impl<S: StateMachine, F: FnMut(Applied<S::Output>)> Driver<S, F> {
     pub(super) fn status(&self) -> Status {
         self.core.status(self.applied.0, self.store.log_bytes())
     }
+}
+
+/// Answers a proposal; its bytes no longer count when the proposer hears of it.
+fn reply<O>(
+    answer: oneshot::Sender<Result<Committed<O>, ProposeError>>,
+    held: Held,
+    result: Result<Committed<O>, ProposeError>,
+) {
+    drop(held);
+    // The proposer may have gone away.
+    let _ = answer.send(result);
 }

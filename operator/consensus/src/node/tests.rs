@@ -8,8 +8,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{Node, start, start_on};
 use crate::store::fake::FakeDisk;
-use crate::test_state::Ledger;
-use crate::{Config, ProposeError, StartError};
+use crate::testing::Ledger;
+use crate::{Config, ProposeError, StartError, StateMachine};
 
 fn state() -> Arc<RwLock<Ledger>> {
     Arc::new(RwLock::new(Ledger::default()))
@@ -130,6 +130,66 @@ async fn a_failed_disk_stops_the_node_and_says_so() {
         );
         node.shutdown();
     }
+}
+
+/// Panics at the second proposal.
+#[derive(Default)]
+struct Fragile(bool);
+
+impl StateMachine for Fragile {
+    type Output = ();
+
+    fn apply(&mut self, _: u64, _: &[u8]) {
+        assert!(
+            !std::mem::replace(&mut self.0, true),
+            "asked for by the test"
+        );
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_state_machine_that_panics_stops_the_node() {
+    let disk = FakeDisk::default();
+    let state = Arc::new(RwLock::new(Fragile::default()));
+    let node = start_on(Config::single("fake".into()), disk.boxed(), state, |_| {}).unwrap();
+    node.propose(vec![1]).await.unwrap();
+    assert_eq!(
+        node.propose(vec![2]).await.unwrap_err(),
+        ProposeError::Stopped
+    );
+    let stopped = tokio::time::timeout(Duration::from_secs(10), node.stopped());
+    stopped.await.unwrap();
+    assert_eq!(node.status().role, "stopped");
+}
+
+#[tokio::test]
+async fn bytes_that_wait_are_bounded() {
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let observe = move |_: crate::Applied<u64>| {
+        let _ = gate.recv();
+    };
+    let mut config = Config::single("fake".into());
+    config.proposals_bytes_max = 1000;
+    let node = start_on(config, FakeDisk::default().boxed(), state(), observe).unwrap();
+    // A first one always passes, whatever its size.
+    let mut first = Box::pin(node.propose(vec![1; 1500]));
+    assert!(futures::poll!(&mut first).is_pending());
+    assert_eq!(
+        node.propose(vec![2; 10]).await.unwrap_err(),
+        ProposeError::QueueFull
+    );
+    drop(open);
+    first.await.unwrap();
+    node.propose(vec![3; 10]).await.unwrap();
+    node.shutdown();
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::fake::FakeDisk;
-use crate::test_state::Ledger;
+use crate::testing::{Ledger, seeds};
 use crate::{Applied, Committed, Config, ProposeError, StateMachine};
 
 type Observer = Box<dyn FnMut(Applied<u64>)>;
@@ -41,7 +41,7 @@ impl Life {
             state.write().restore(&snapshot.state).unwrap();
             applied = (snapshot.index, snapshot.term);
         }
-        let core = Core::new(1, vec![1], &recovered, 1).unwrap();
+        let core = Core::new(1, vec![1], recovered, 1).unwrap();
         let mut driver = Driver::new(
             config,
             core,
@@ -157,10 +157,7 @@ fn check(seed: u64, found: &Ledger, seen: &Ledger) {
 
 #[test]
 fn crashes_at_any_step_lose_nothing_that_was_seen() {
-    if let Ok(seed) = std::env::var("CONSENSUS_SEED") {
-        return run(seed.parse().unwrap());
-    }
-    for seed in 0..300 {
+    for seed in seeds(300) {
         run(seed);
     }
 }

@@ -1,6 +1,8 @@
-//! A state machine for tests: the list of what was applied.
+//! What the crate's tests share: a state machine that lists what was applied, and the seeds of simulations.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::StateMachine;
 
@@ -48,5 +50,14 @@ impl StateMachine for Ledger {
             bytes = rest;
         }
         Ok(())
+    }
+}
+
+/// Seeds to run: `CONSENSUS_SEED` alone (to replay one), the first `CONSENSUS_SEEDS`, or the first `usual`.
+pub(crate) fn seeds(usual: u64) -> Range<u64> {
+    let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
+    match number("CONSENSUS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CONSENSUS_SEEDS").unwrap_or(usual),
     }
 }
