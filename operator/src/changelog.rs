@@ -81,7 +81,7 @@ fn print(revision: Revision, line: &Line) {
         objects.push(format!("and {} more", line.total - line.objects.len()));
     }
     if objects.is_empty() {
-        objects.push("state of the last run".to_owned());
+        objects.push("the folder as found".to_owned());
     }
     let (served, total) = line.shards;
     let shards = if total == 0 {

@@ -64,6 +64,9 @@ pub struct DirSource {
     touched: Arc<Mutex<Touched>>,
     _watcher: Option<notify::RecommendedWatcher>,
     rescan: Duration,
+    rescan_at: Instant,
+    /// An event has come and was not looked at yet; kept here so that a caller who stops waiting loses nothing.
+    woken_at: Option<Instant>,
 }
 
 impl DirSource {
@@ -106,6 +109,8 @@ impl DirSource {
             touched,
             _watcher: watcher,
             rescan,
+            rescan_at: Instant::now() + rescan,
+            woken_at: None,
         })
     }
 
@@ -128,12 +133,19 @@ impl DirSource {
     /// Cancel safety: safe; a change that was not given is given by the next call.
     pub async fn next(&mut self) -> Batch {
         loop {
-            let woken = tokio::time::timeout(self.rescan, self.wake.recv()).await;
+            if self.woken_at.is_none()
+                && let Ok(Some(())) =
+                    tokio::time::timeout_at(self.rescan_at, self.wake.recv()).await
+            {
+                self.woken_at = Some(Instant::now());
+            }
             let before = self.folder.problems();
-            let batch = if matches!(woken, Ok(Some(()))) {
-                self.settle().await;
+            let batch = if let Some(began) = self.woken_at {
+                self.settle(began).await;
+                self.woken_at = None;
                 self.look()
             } else {
+                self.rescan_at = Instant::now() + self.rescan;
                 self.scan()
             };
             if !batch.events.is_empty() || batch.problems != before {
@@ -149,8 +161,8 @@ impl DirSource {
     }
 
     /// Lets a burst of events pass.
-    async fn settle(&mut self) {
-        let end = Instant::now() + BURST_MAX;
+    async fn settle(&mut self, began: Instant) {
+        let end = began + BURST_MAX;
         loop {
             let quiet = (Instant::now() + QUIET).min(end);
             match tokio::time::timeout_at(quiet, self.wake.recv()).await {
@@ -423,5 +435,22 @@ mod tests {
         fs::create_dir_all(root.path().join("team/deep")).unwrap();
         fs::write(root.path().join("team/deep/a.yml"), SERVICE).unwrap();
         assert_eq!(next(&mut source).await.changed.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_stops_waiting_early_loses_no_change() {
+        let (root, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut source = DirSource::open(root.path(), data.path()).unwrap();
+        assert!(source.initial().events.is_empty());
+        fs::write(root.path().join("a.yaml"), SERVICE).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            // Shorter than the quiet time that ends a burst.
+            if let Ok(batch) = tokio::time::timeout(Duration::from_millis(1), source.next()).await {
+                assert_eq!(batch.changed.len(), 1);
+                return;
+            }
+            assert!(Instant::now() < until, "the change was lost");
+        }
     }
 }

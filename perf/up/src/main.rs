@@ -10,6 +10,7 @@
 //! - The first signal to stop drains the shards, then stops the operator; this program then ends with 0.
 
 mod backends;
+mod claim;
 mod http;
 mod show;
 mod supervise;
@@ -50,9 +51,9 @@ struct Flags {
     #[arg(long, value_name = "BASE")]
     port_base: Option<u16>,
 
-    /// Range that Gateways take addresses from
-    #[arg(long, value_name = "CIDR", default_value = "127.1.0.0/16")]
-    address_range: String,
+    /// Range that Gateways take addresses from [default: 127.1.0.0/16, or the next one that no other up uses]
+    #[arg(long, value_name = "CIDR")]
+    address_range: Option<String>,
 
     /// Traffic threads of each shard, count
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -107,6 +108,14 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(&found_by);
     let port = |n: u16| flags.port_base.map_or(0, |base| base.saturating_add(n));
 
+    let targets = claim::targets()?;
+    let (range, _held) = match &flags.address_range {
+        Some(range) => (range.clone(), None),
+        None => {
+            let claim = claim::gateways()?;
+            (format!("127.{}.0.0/16", claim.block), Some(claim))
+        }
+    };
     let echoes = backends::named_by(&flags.folder)?;
     if !echoes.is_empty() {
         say(&format!(
@@ -133,7 +142,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .arg(&flags.data)
         .args(["--shards", &flags.shards.to_string()])
         .args(["--shards-per-gateway", &flags.shards.min(2).to_string()])
-        .args(["--address-range", &flags.address_range])
+        .args(["--address-range", &range])
         .args(["--stream", &format!("127.0.0.1:{}", port(0))])
         .args(["--admin", &format!("127.0.0.1:{}", port(1))]);
     say("starting operator");
@@ -168,6 +177,10 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
             ])
             .arg("--data")
             .arg(&flags.data)
+            .args([
+                "--target-address",
+                &format!("127.0.{}.{}", targets.block, shard + 1),
+            ])
             .args(["--workers", &flags.workers.to_string()])
             .args(["--access-log", &flags.access_log.to_string()])
             .args([
@@ -179,7 +192,10 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
             ]);
         Supervised::new(&format!("shard-{shard}"), command).start();
     }
-    say(&format!("{} shards started", flags.shards));
+    say(&format!(
+        "{} shards started; each alone at 127.0.{}.(1 + its number), on target ports",
+        flags.shards, targets.block
+    ));
     wait_until_served(admin).await;
     show::table(&bin, &flags.data).await?;
     show::curls(admin, &flags.folder, &flags.data).await?;
