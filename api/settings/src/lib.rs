@@ -103,7 +103,7 @@ fn merge<C: Parser>(
         for value in values {
             match value {
                 Value::Bool(true) if !known.get_action().takes_values() => {
-                    merged.push(flag.clone().into())
+                    merged.push(flag.clone().into());
                 }
                 Value::Bool(false) if !known.get_action().takes_values() => {}
                 Value::Null => {}

@@ -15,7 +15,7 @@ use crate::times::keep_transition_times;
 #[derive(Debug, thiserror::Error)]
 #[error("write status of {object} to {}", path.display())]
 pub struct WriteError {
-    object: ObjectKey,
+    object: Box<ObjectKey>,
     path: PathBuf,
     #[source]
     source: io::Error,
@@ -101,7 +101,7 @@ impl StatusFolder {
         self.current.insert(key.clone(), status);
         self.writes += 1;
         write(&path, &document).map_err(|source| WriteError {
-            object: key.clone(),
+            object: Box::new(key.clone()),
             path,
             source,
         })?;

@@ -290,7 +290,7 @@ impl<P: Plane> Shard<P> {
         };
         match (key, fact) {
             (FactKey::Backend(key), Some(Fact::Backend(backend))) => {
-                self.plane.set_backend(&key, &backend)
+                self.plane.set_backend(&key, &backend);
             }
             (FactKey::Backend(key), None) => self.plane.remove_backend(&key),
             (FactKey::Certificate(key), Some(Fact::Certificate(certificate))) => {

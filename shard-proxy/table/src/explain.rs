@@ -167,7 +167,7 @@ fn why_not<B>(
         "its host name is less specific"
     } else if path_rank(m) < path_rank(won_match) {
         "its path is less specific"
-    } else if m.method.is_some() < won_match.method.is_some() {
+    } else if m.method.is_none() && won_match.method.is_some() {
         "it has no method condition"
     } else if m.headers.len() < won_match.headers.len() {
         "it has fewer header conditions"

@@ -24,6 +24,9 @@ impl<B> Clone for SubTable<B> {
     }
 }
 
+/// A rule with the hash of its entry.
+pub(crate) type HashedRule<B> = (SetHash, Arc<Rule<B>>);
+
 #[derive(Debug)]
 pub(crate) struct Inner<B> {
     pub(crate) gateway: GatewayKey,
@@ -32,7 +35,7 @@ pub(crate) struct Inner<B> {
     pub(crate) spec: Option<(SetHash, GatewaySpec)>,
     pub(crate) listeners: Map<String, Arc<Listener>>,
     pub(crate) ports: imbl::OrdMap<u16, Arc<PortTable>>,
-    pub(crate) rules: Map<(RouteKey, u16), (SetHash, Arc<Rule<B>>)>,
+    pub(crate) rules: Map<(RouteKey, u16), HashedRule<B>>,
     pub(crate) routes: Map<String, ListenerTable<B>>,
 }
 

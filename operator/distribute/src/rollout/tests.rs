@@ -12,9 +12,9 @@ fn gateway() -> GatewayKey {
 
 fn rollout(shards: u32) -> Rollout {
     let mut rollout = Rollout::new(500 * MS);
-    rollout.placed(&gateway(), (0..shards).map(ShardId), MS * 0);
+    rollout.placed(&gateway(), (0..shards).map(ShardId), Duration::ZERO);
     for shard in 0..shards {
-        rollout.connected(ShardId(shard), MS * 0);
+        rollout.connected(ShardId(shard), Duration::ZERO);
     }
     rollout
 }
@@ -113,7 +113,7 @@ fn busy_moves_the_deadline() {
 #[test]
 fn without_any_shard_the_first_one_to_come_decides() {
     let mut rollout = Rollout::new(500 * MS);
-    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], MS * 0);
+    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], Duration::ZERO);
     rollout.committed(&gateway(), Revision(5), MS);
     assert_eq!(rollout.tick(MS * 5000), []);
     rollout.connected(ShardId(1), MS * 6000);

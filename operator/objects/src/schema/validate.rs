@@ -25,7 +25,7 @@ impl Node {
             violations.push(Violation {
                 field: field.clone(),
                 message,
-            })
+            });
         };
         if value.is_null() {
             if !self.nullable {
@@ -112,7 +112,7 @@ impl Node {
             violations.push(Violation {
                 field: field.clone(),
                 message,
-            })
+            });
         };
         if let Some(least) = self.min_items.filter(|least| count < *least) {
             fail(format!("has {count} items; at least {least} are needed"));
@@ -197,7 +197,8 @@ impl Node {
                 continue;
             }
             let Some(node) = self.properties.get(name).or(self.additional.as_deref()) else {
-                if !self.free_form && !(self.properties.is_empty() && self.kind.is_none()) {
+                let says_nothing = self.properties.is_empty() && self.kind.is_none();
+                if !(self.free_form || says_nothing) {
                     violations.push(Violation {
                         field: at(field, name),
                         message: self.unknown(name),

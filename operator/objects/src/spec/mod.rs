@@ -91,6 +91,7 @@ impl Object {
 
 /// What a source says. The index applies events one by one.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // moved once, into the index
 pub enum Event {
     /// The object exists in this form.
     Apply(Object),
