@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Header lines that hyper parses on the stack; another limit costs an allocation for each request.
+pub(crate) const HEADERS_WITHOUT_ALLOCATION: usize = 100;
+
 /// Settings of the request path.
 #[derive(Debug, Clone)]
 pub struct ForwardConfig {
@@ -16,7 +19,7 @@ pub struct ForwardConfig {
     pub connections_max: usize,
     /// Bytes of a request's or response's head; a larger one gets 431 or 502. Default: 64 KiB.
     pub head_bytes_max: usize,
-    /// Header lines of a request; more get 431. Default: 128.
+    /// Header lines of a request; more get 431. Default: 100, which is parsed without an allocation.
     pub headers_max: usize,
     /// Concurrent streams of a client's HTTP/2 connection. Default: 128.
     pub h2_streams_max: u32,
@@ -47,7 +50,7 @@ impl ForwardConfig {
             backlog: 4096,
             connections_max: 50_000,
             head_bytes_max: 64 * 1024,
-            headers_max: 128,
+            headers_max: HEADERS_WITHOUT_ALLOCATION,
             h2_streams_max: 128,
             tls_handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(60),

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::HEADERS_WITHOUT_ALLOCATION;
 use crate::gateway::Gateway;
 use crate::hygiene::ForwardedHeaders;
 use crate::request;
@@ -154,8 +155,10 @@ async fn serve_clear(connection: Rc<Connection>, stream: TcpStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(8192))
-        .max_headers(config.headers_max)
         .half_close(false);
+    if config.headers_max != HEADERS_WITHOUT_ALLOCATION {
+        builder.http1().max_headers(config.headers_max);
+    }
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -187,8 +190,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(8192))
-        .max_headers(config.headers_max)
         .half_close(false);
+    if config.headers_max != HEADERS_WITHOUT_ALLOCATION {
+        builder.max_headers(config.headers_max);
+    }
     let service = service(&connection);
     let ended = run_until_drained!(
         connection,

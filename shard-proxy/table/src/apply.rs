@@ -206,6 +206,9 @@ impl<B> Inner<B> {
                 for host in &attachment.hosts {
                     table.remove(host, old);
                 }
+                if table.is_empty() {
+                    self.routes.remove(&attachment.listener);
+                }
             }
         }
         self.rehash(

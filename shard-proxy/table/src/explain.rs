@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::host::suffixes;
 use crate::order::{host_rank, path_rank, same_path};
+use crate::path::path_matches;
 use crate::rule::{CompiledMatch, Rule};
 use crate::table::{Outcome, RequestView, SubTable};
 
@@ -190,17 +191,6 @@ fn host_matches(pattern: Option<&str>, host: &str) -> bool {
             Some(suffix) => suffixes(host).any(|s| s == suffix),
             None => pattern == host,
         },
-    }
-}
-
-fn path_matches(pattern: &PathMatch, path: &str) -> bool {
-    match pattern {
-        PathMatch::Exact(exact) => exact == path,
-        PathMatch::Prefix(prefix) if prefix == "/" => true,
-        PathMatch::Prefix(prefix) => path
-            .strip_prefix(prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        _ => false,
     }
 }
 

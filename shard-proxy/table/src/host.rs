@@ -63,10 +63,17 @@ impl<B> ListenerTable<B> {
         });
     }
 
-    pub(crate) fn remove(&mut self, host: &AttachedHost, rule: &Rule<B>) {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.any.is_none() && self.exact.is_empty() && self.wildcard.is_empty()
+    }
+
+    pub(crate) fn remove(&mut self, host: &AttachedHost, rule: &Arc<Rule<B>>) {
         self.change(host, |paths| {
             for index in 0..rule.matches.len() as u16 {
-                paths.remove(rule, index);
+                paths.remove(&Candidate {
+                    rule: Arc::clone(rule),
+                    index,
+                });
             }
         });
     }
@@ -127,6 +134,7 @@ fn changed<B>(
         None => {
             let at =
                 layers.partition_point(|(name, _)| host_rank(name.as_deref()) > host_rank(own));
+            layers.reserve_exact(1);
             layers.insert(at, (own.map(Into::into), PathTable::default()));
             at
         }

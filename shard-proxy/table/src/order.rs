@@ -23,12 +23,24 @@ pub(crate) fn same_path<B>(a: (&Rule<B>, u16), b: (&Rule<B>, u16)) -> Ordering {
             rule.created_at,
         )
     };
-    key(a).cmp(&key(b)).then_with(|| {
-        let age = |(rule, index): (&Rule<B>, u16)| (rule.index, index);
-        (&a.0.route.namespace, &a.0.route.name)
-            .cmp(&(&b.0.route.namespace, &b.0.route.name))
-            .then_with(|| age(a).cmp(&age(b)))
-    })
+    let position = |(rule, index): (&Rule<B>, u16)| (rule.index, index);
+    key(a)
+        .cmp(&key(b))
+        .then_with(|| full_name(a.0).cmp(full_name(b.0)))
+        // Kinds share no names by chance alone: without this two different routes could compare as equal.
+        .then_with(|| a.0.route.cmp(&b.0.route))
+        .then_with(|| position(a).cmp(&position(b)))
+}
+
+/// The bytes of `namespace/name`. Compared as one text, not part by part: `-` and `.` sort before `/`, so that
+/// `a-b/x` comes before `a/x`.
+fn full_name<B>(rule: &Rule<B>) -> impl Iterator<Item = u8> {
+    let route = &rule.route;
+    route
+        .namespace
+        .bytes()
+        .chain([b'/'])
+        .chain(route.name.bytes())
 }
 
 /// Rank of a host name among others that match the same request: exact names, then wildcards by length, then none.

@@ -6,6 +6,7 @@ use api::{CertificateKey, GatewayKey, Revision, RouteKey};
 use api_snapshot::SetHash;
 use api_snapshot::config::{GatewaySpec, ListenerProtocol, ListenerSpec, PathMatch};
 use foldhash::fast::FixedState;
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::host::{ListenerTable, suffixes};
@@ -111,7 +112,8 @@ pub struct RequestView<'a> {
 }
 
 impl RequestView<'_> {
-    /// Several lines of one name are compared as the list that they mean, joined by `,` (RFC 9110 section 5.3).
+    /// Several lines of one name are compared as the list that they mean, joined by `,` and at most one space
+    /// (RFC 9110 section 5.3); lines of `Cookie`, into which HTTP/2 may cut it, by `; ` (RFC 9113 section 8.2.3).
     pub(crate) fn header_is(&self, name: &HeaderName, expected: &str) -> bool {
         let mut values = self.headers.get_all(name).iter();
         let (Some(first), second) = (values.next(), values.next()) else {
@@ -120,10 +122,11 @@ impl RequestView<'_> {
         let Some(second) = second else {
             return first.as_bytes() == expected.as_bytes();
         };
+        let separator: &[u8] = if *name == COOKIE { b";" } else { b"," };
         let mut rest = expected.as_bytes();
         for (position, value) in [first, second].into_iter().chain(values).enumerate() {
             if position > 0 {
-                let Some(after) = rest.strip_prefix(b",") else {
+                let Some(after) = rest.strip_prefix(separator) else {
                     return false;
                 };
                 rest = after.strip_prefix(b" ").unwrap_or(after);

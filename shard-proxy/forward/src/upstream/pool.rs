@@ -338,7 +338,6 @@ impl Pools {
         let stream = self.connect(endpoint).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(self.config.head_bytes_max.max(8192))
-            .max_headers(self.config.headers_max * 2)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Http)?;
