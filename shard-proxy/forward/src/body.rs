@@ -1,7 +1,9 @@
 //! Bodies as they pass through: frame by frame, with the peer's pace, trailers cleaned.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,11 +26,66 @@ pub(crate) enum BodyError {
     TimedOut,
 }
 
+/// How a request's body comes along; seen by who waits for the response.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    last: Cell<Instant>,
+    state: Cell<BodyState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyState {
+    /// The endpoint has not asked for more.
+    Idle,
+    /// The endpoint takes more, the client has not sent it.
+    Awaited,
+    Ended,
+    /// The client broke it off.
+    Broken,
+}
+
+impl Progress {
+    /// When it last moved.
+    pub(crate) fn last(&self) -> Instant {
+        self.last.get()
+    }
+
+    /// Whether it is the client that keeps us waiting.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.state.get() == BodyState::Awaited
+    }
+
+    /// Whether the client broke it off.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.get() == BodyState::Broken
+    }
+}
+
 /// The client's body on its way to the endpoint.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     Empty,
-    Incoming(Incoming),
+    Incoming(Incoming, Rc<Progress>),
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        let progress = Progress {
+            last: Cell::new(Instant::now()),
+            state: Cell::new(BodyState::Idle),
+        };
+        Self::Incoming(body, Rc::new(progress))
+    }
+
+    pub(crate) fn progress(&self) -> Option<Rc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Incoming(_, progress) => Some(Rc::clone(progress)),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -39,25 +96,33 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map(clean).map_err(BodyError::Broken))),
+        let Self::Incoming(body, progress) = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = Pin::new(body).poll_frame(cx);
+        progress.state.set(match &frame {
+            Poll::Pending => BodyState::Awaited,
+            Poll::Ready(Some(Ok(_))) => BodyState::Idle,
+            Poll::Ready(Some(Err(_))) => BodyState::Broken,
+            Poll::Ready(None) => BodyState::Ended,
+        });
+        if frame.is_ready() {
+            progress.last.set(Instant::now());
         }
+        frame.map(|frame| frame.map(|frame| frame.map(clean).map_err(BodyError::Broken)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Incoming(body) => body.is_end_stream(),
+            Self::Incoming(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Incoming(body) => body.size_hint(),
+            Self::Incoming(body, _) => body.size_hint(),
         }
     }
 }
@@ -76,7 +141,10 @@ enum Kind {
 
 struct Upstream {
     body: Incoming,
+    /// Taken when the body has ended or failed.
     lease: Option<Lease>,
+    /// The request's body, when it may still be on its way.
+    upload: Option<Rc<Progress>>,
     idle: Duration,
     /// Set up when the endpoint keeps us waiting, then moved.
     idle_timer: Option<Pin<Box<Sleep>>>,
@@ -103,6 +171,7 @@ impl ResponseBody {
     pub(crate) fn upstream(
         body: Incoming,
         lease: Lease,
+        upload: Option<Rc<Progress>>,
         idle: Duration,
         deadline: Option<Instant>,
     ) -> Self {
@@ -111,6 +180,7 @@ impl ResponseBody {
             kind: Kind::Upstream(Box::new(Upstream {
                 body,
                 lease: Some(lease),
+                upload,
                 idle,
                 idle_timer: None,
                 deadline,
@@ -196,10 +266,7 @@ impl Upstream {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let idle = self
-                    .idle_timer
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.idle)));
-                let stalled = idle.as_mut().poll(cx).is_ready()
+                let stalled = self.poll_idle(cx).is_ready()
                     || self
                         .deadline
                         .as_mut()
@@ -214,15 +281,34 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// Ready when nothing has come for too long, and nothing has gone up either.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.idle;
+        let timer = self
+            .idle_timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        while timer.as_mut().poll(cx).is_ready() {
+            let moved = self.upload.as_ref().map(|upload| upload.last() + idle);
+            match moved {
+                Some(until) if until > Instant::now() => timer.as_mut().reset(until.into()),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         let Kind::Upstream(upstream) = &mut self.kind else {
             return;
         };
+        let Some(lease) = upstream.lease.take() else {
+            return; // ended or failed, and said so then
+        };
         if upstream.body.is_end_stream() {
-            if let Some(lease) = upstream.lease.take() {
-                lease.finish();
-            }
+            lease.finish();
         } else if let Some(record) = &mut self.record {
             // Without a cause of its own: the client left before the end.
             record.cause.get_or_insert(Cause::DownstreamClosed);

@@ -38,6 +38,8 @@ causes! {
     Misdirected = "MDR", MISDIRECTED_REQUEST, "host does not belong to this connection\n";
     /// The request is malformed.
     BadRequest = "DPE", BAD_REQUEST, "malformed request\n";
+    /// The request's body stopped coming.
+    ClientTimeout = "SI", REQUEST_TIMEOUT, "request body did not come in time\n";
     /// Neither tunnels nor upgrades are served.
     NotServed = "NSV", NOT_IMPLEMENTED, "upgrade and CONNECT are not served\n";
     /// The backendRef does not resolve.

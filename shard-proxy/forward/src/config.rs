@@ -27,9 +27,13 @@ pub struct ForwardConfig {
     pub tls_handshake_timeout: Duration,
     /// Time for a request's head, also that of an idle keep-alive connection. Default: 60 s.
     pub head_timeout: Duration,
+    /// Time without a byte of a request's body (then 408), or without the client taking a byte of what is written to
+    /// it (then its connection is closed). Default: 60 s.
+    pub client_idle_timeout: Duration,
     /// Time for one connect to an endpoint. Default: 3 s.
     pub connect_timeout: Duration,
-    /// Time without a byte from the endpoint, before the head or within the body. Default: 60 s.
+    /// Time without a byte from the endpoint, before the head or within the body; what the client still sends counts as
+    /// well. Default: 60 s.
     pub upstream_idle_timeout: Duration,
     /// Time that an unused connection to an endpoint is kept. Default: 30 s (below the 60 s of most servers).
     pub pool_idle_timeout: Duration,
@@ -54,6 +58,7 @@ impl ForwardConfig {
             h2_streams_max: 128,
             tls_handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(3),
             upstream_idle_timeout: Duration::from_secs(60),
             pool_idle_timeout: Duration::from_secs(30),

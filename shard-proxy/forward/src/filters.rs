@@ -6,15 +6,18 @@ use api_snapshot::config::{PathChange, Redirect};
 use http::{HeaderMap, HeaderValue};
 use shard_proxy_table::HeaderOps;
 
-/// Applies header changes: set, add, remove.
+use crate::hygiene::is_framing;
+
+/// Applies header changes: set, add, remove. Lines that frame the message are left alone: a filter that wrote them would
+/// make two readers of one message disagree where it ends.
 pub(crate) fn change_headers(headers: &mut HeaderMap, ops: &HeaderOps) {
-    for (name, value) in &ops.set {
+    for (name, value) in ops.set.iter().filter(|(name, _)| !is_framing(name)) {
         headers.insert(name.clone(), value.clone());
     }
-    for (name, value) in &ops.add {
+    for (name, value) in ops.add.iter().filter(|(name, _)| !is_framing(name)) {
         headers.append(name.clone(), value.clone());
     }
-    for name in &ops.remove {
+    for name in ops.remove.iter().filter(|name| !is_framing(name)) {
         headers.remove(name);
     }
 }

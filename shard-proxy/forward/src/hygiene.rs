@@ -63,6 +63,8 @@ pub(crate) fn clean_request(
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    join_cookies(headers);
+    remove_lookalikes(headers);
     headers.remove(&FORWARDED);
     headers.insert(X_FORWARDED_FOR.clone(), forwarded.client.clone());
     headers.insert(X_FORWARDED_PROTO.clone(), forwarded.proto.clone());
@@ -71,19 +73,62 @@ pub(crate) fn clean_request(
     headers.insert(HOST, host);
 }
 
+/// HTTP/2 clients split cookies; servers of HTTP/1.1 expect one line (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for line in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Underscores in names are passed on, as RFC 9110 allows them, except in names that read like one of ours once `_` and
+/// `-` are the same to the reader, as for CGI and its heirs: `X_Forwarded_For` would say there what a client must not.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let lookalikes: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            HeaderName::from_bytes(name.as_str().replace('_', "-").as_bytes())
+                .is_ok_and(|plain| is_protected(&plain) || plain == TRANSFER_ENCODING)
+        })
+        .cloned()
+        .collect();
+    for name in lookalikes {
+        headers.remove(name);
+    }
+}
+
 /// Takes hop-by-hop lines out of a response. Returns false when its framing is not to be trusted: the connection
 /// that it came on must not be used again.
-pub(crate) fn clean_response(headers: &mut HeaderMap) -> bool {
+///
+/// # Errors
+/// [`Cause::UpstreamProtocol`] for a coding of the transfer other than `chunked`: nobody here would undo it.
+pub(crate) fn clean_response(headers: &mut HeaderMap) -> Result<bool, Cause> {
     let mut trusted = true;
     if headers.contains_key(TRANSFER_ENCODING) {
-        trusted = is_chunked_alone(headers);
+        if !is_chunked_alone(headers) {
+            return Err(Cause::UpstreamProtocol);
+        }
         // Both lengths given: the chunks count, and whoever wrote the other must not be reused (hyper keeps it).
         if headers.remove(CONTENT_LENGTH).is_some() {
             trusted = false;
         }
     }
     strip_hop_by_hop(headers);
-    trusted
+    Ok(trusted)
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -108,12 +153,25 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         &PROXY_AUTHENTICATE,
         &PROXY_AUTHORIZATION,
         &TE,
-        &TRAILER,
         &TRANSFER_ENCODING,
         &UPGRADE,
     ] {
         headers.remove(name);
     }
+}
+
+/// Whether a line is about one hop or its framing, so that no filter may write it.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    [
+        &CONNECTION,
+        &CONTENT_LENGTH,
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+        &TE,
+        &TRANSFER_ENCODING,
+        &UPGRADE,
+    ]
+    .contains(&name)
 }
 
 /// Lines that a client may not have removed by nominating them in Connection.

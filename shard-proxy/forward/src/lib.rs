@@ -31,6 +31,7 @@ mod path;
 mod plane;
 mod request;
 mod respond;
+mod stream;
 mod tls;
 mod upstream;
 mod worker;

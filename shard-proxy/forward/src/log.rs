@@ -1,22 +1,21 @@
 //! One line for each request, target `access`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use api::RouteKey;
 use http::{Method, StatusCode};
 
 use crate::cause::Cause;
-use crate::gateway::Gateway;
-use crate::worker::Worker;
+use crate::connection::Connection;
 
 /// What is known of a request until its end; written when dropped, so that no way out misses it.
 pub(crate) struct RequestRecord {
-    pub(crate) worker: std::rc::Rc<Worker>,
-    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) connection: Rc<Connection>,
     pub(crate) started: Instant,
-    pub(crate) status: StatusCode,
+    /// Set when the answer goes to the client; without one, the client left before.
+    pub(crate) status: Option<StatusCode>,
     pub(crate) cause: Option<Cause>,
     pub(crate) bytes_sent: u64,
     /// Only filled when requests are logged.
@@ -37,8 +36,15 @@ pub(crate) struct Line {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        self.gateway.record(self.worker.index, self.status, took);
-        self.worker.stats.request_ended(self.cause);
+        let status = self.status.unwrap_or_else(|| {
+            self.cause = Some(Cause::DownstreamClosed);
+            client_left()
+        });
+        let Connection {
+            gateway, worker, ..
+        } = &*self.connection;
+        gateway.record(worker.index, status, took);
+        worker.stats.request_ended(self.cause);
         let Some(line) = self.line.take() else { return };
         let route = line
             .route
@@ -46,14 +52,14 @@ impl Drop for RequestRecord {
             .map(|(route, rule)| format!("{}/{} rules[{rule}]", route.namespace, route.name));
         tracing::info!(
             target: "access",
-            gateway = self.gateway.label,
+            gateway = gateway.label,
             peer = %line.peer,
             method = %line.method,
             host = line.host,
             path = line.path,
             route,
             upstream = line.upstream,
-            status = self.status.as_u16(),
+            status = status.as_u16(),
             flag = self.cause.map(Cause::flag),
             bytes = self.bytes_sent,
             retries = line.retries,
@@ -61,4 +67,9 @@ impl Drop for RequestRecord {
             "request"
         );
     }
+}
+
+/// 499, as nginx counts requests whose client left before the answer.
+fn client_left() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }

@@ -39,6 +39,11 @@ impl WorkerStats {
         }
     }
 
+    /// Counts a request that was refused before it was one.
+    pub(crate) fn refused(&self, cause: Cause) {
+        self.failures[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     fn open(&self) -> u64 {
         let closed = self.connections_closed.load(Ordering::Relaxed);
         self.connections

@@ -20,10 +20,12 @@ use crate::gateway::Gateway;
 use crate::metrics::{Load, PlaneMetrics, WorkerStats};
 use crate::tls::{self, Certificates};
 use crate::upstream::{BackendHandle, Backends};
-use crate::worker::{self, Command, SocketId, SocketSpec};
+use crate::worker::{self, Command, Phase, SocketId, SocketSpec};
 
 /// Commands that wait for a worker.
 const COMMANDS_MAX: usize = 4096;
+/// Time that idle connections get at most when draining.
+const DRAIN_IDLE_MAX: Duration = Duration::from_secs(2);
 
 /// The data plane of one shard. One control task calls it; requests run on its workers.
 pub struct DataPlane {
@@ -34,7 +36,7 @@ pub struct DataPlane {
     gateways: Arc<Mutex<HashMap<GatewayKey, Arc<Gateway>>>>,
     sockets: Mutex<HashMap<GatewayKey, BTreeMap<SocketId, BoundTo>>>,
     workers: Vec<mpsc::Sender<Command>>,
-    drain: watch::Sender<bool>,
+    drain: watch::Sender<Phase>,
     metrics: Arc<PlaneMetrics>,
 }
 
@@ -119,7 +121,7 @@ impl DataPlane {
             workers: config.workers.max(1),
             ..config
         });
-        let (drain, draining) = watch::channel(false);
+        let (drain, draining) = watch::channel(Phase::Serving);
         let stats: Vec<Arc<WorkerStats>> = (0..config.workers).map(|_| Arc::default()).collect();
         let mut workers = Vec::new();
         for (index, stats) in stats.iter().enumerate() {
@@ -385,14 +387,22 @@ impl DataPlane {
     }
 
     /// Lets connections end: HTTP/1.1 ones with `Connection: close` on their next response, HTTP/2 ones by GOAWAY. New
-    /// connections are still served until this returns, and told to close. Returns whether all ended in time.
+    /// connections are still served until this returns, and told to close. Connections without a request are closed
+    /// after a quarter of `deadline`, at most 2 s: sooner, a request might be on its way on them. Returns whether all
+    /// ended in time.
     pub async fn drain(&self, deadline: Duration) -> bool {
-        let _ = self.drain.send(true);
-        let until = Instant::now() + deadline;
+        self.drain.send_replace(Phase::Draining);
+        let begun = Instant::now();
+        let close_idle = (deadline / 4).min(DRAIN_IDLE_MAX);
+        let mut closing = false;
         let mut poll = tokio::time::interval(Duration::from_millis(10));
         while self.load().connections > 0 {
-            if Instant::now() >= until {
+            if begun.elapsed() >= deadline {
                 return false;
+            }
+            if !closing && begun.elapsed() >= close_idle {
+                closing = true;
+                self.drain.send_replace(Phase::Closing);
             }
             poll.tick().await;
         }

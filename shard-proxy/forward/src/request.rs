@@ -1,6 +1,8 @@
 //! One request as named phases: check, match, filter, pick and send, answer.
 
 use std::borrow::Cow;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,12 +13,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use hyper::body::{Body, Incoming};
 use shard_proxy_table::{CompiledFilter, HeaderOps, Outcome, RequestView, Rule, RuleBackend};
 
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{Progress, RequestBody, ResponseBody};
 use crate::cause::Cause;
+use crate::config::ForwardConfig;
 use crate::connection::Connection;
 use crate::filters::{RedirectFrom, change_headers, changed_path, location};
 use crate::log::{Line, RequestRecord};
 use crate::upstream::{BackendHandle, ConnectError, SendError, Sent};
+use crate::worker::Phase;
 use crate::{host, hygiene, path, respond};
 
 /// Attempts at endpoints for one request: the first and two more.
@@ -37,20 +41,20 @@ pub(crate) async fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let worker = Rc::clone(&connection.worker);
-    worker.stats.request_begun();
+    connection.worker.stats.request_begun();
     let (parts, body) = request.into_parts();
     let mut record = RequestRecord {
-        gateway: Arc::clone(&connection.gateway),
         started: Instant::now(),
-        status: StatusCode::OK,
+        status: None,
         cause: None,
         bytes_sent: 0,
-        line: worker
+        line: connection
+            .worker
             .logs_access()
             .then(|| Box::new(line(&connection, &parts))),
-        worker,
+        connection: Rc::clone(&connection),
     };
+    let http2 = parts.version == Version::HTTP_2;
     let head_only = parts.method == Method::HEAD;
     let mut response = match serve(&connection, parts, body, &mut record).await {
         Ok(response) => response,
@@ -59,9 +63,9 @@ pub(crate) async fn handle(
             respond::failed(cause)
         }
     };
-    record.status = response.status();
-    if connection.is_draining() && response.version() < Version::HTTP_2 {
-        // hyper writes it as well when it shuts the connection down; here it covers answers begun before.
+    record.status = Some(response.status());
+    if connection.worker.phase.get() != Phase::Serving && !http2 {
+        // hyper closes the connection after a response that says so.
         response
             .headers_mut()
             .insert(http::header::CONNECTION, HeaderValue::from_static("close"));
@@ -106,19 +110,25 @@ async fn serve(
     }
     target(&mut parts, &routed, rewrite)?;
 
-    let body = if body.is_end_stream() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Incoming(body)
-    };
+    let body = RequestBody::new(body);
+    let upload = body.progress();
     let request = Request::from_parts(parts, body);
     let deadline = rule
         .timeouts
         .request_ms
         .filter(|ms| *ms > 0)
         .map(|ms| record.started + Duration::from_millis(ms));
-    let sent = send(connection, handle, request, &rule, deadline, record).await?;
-    answer(connection, sent, &rule, backend, deadline)
+    let limits = Limits {
+        upload,
+        deadline,
+        attempt: rule
+            .timeouts
+            .backend_request_ms
+            .filter(|ms| *ms > 0)
+            .map(Duration::from_millis),
+    };
+    let sent = send(connection, handle, request, &limits, record).await?;
+    answer(connection, sent, &rule, backend, limits)
 }
 
 /// Finds the rule by host, path, method, headers and query, in the table of this moment.
@@ -242,17 +252,10 @@ async fn send(
     connection: &Rc<Connection>,
     backend: &BackendHandle,
     request: Request<RequestBody>,
-    rule: &Rule<BackendHandle>,
-    deadline: Option<Instant>,
+    limits: &Limits,
     record: &mut RequestRecord,
 ) -> Result<Sent, Cause> {
     let worker = &connection.worker;
-    let idle = worker.config.upstream_idle_timeout;
-    let attempt_limit = rule
-        .timeouts
-        .backend_request_ms
-        .filter(|ms| *ms > 0)
-        .map_or(idle, Duration::from_millis);
     let mut next = Some(request);
     let mut avoid = None;
     let mut reuse = true;
@@ -273,14 +276,10 @@ async fn send(
             to_http2(&mut request)?;
         }
         let spare = (reuse && repeatable(&request)).then(|| copy_head(&request));
-        let limit = deadline.map_or(attempt_limit, |at| {
-            attempt_limit.min(at.saturating_duration_since(Instant::now()))
-        });
-        let result = tokio::time::timeout(limit, worker.pools.send(endpoint, request, reuse)).await;
-        let error = match result {
-            Ok(Ok(sent)) => return Ok(sent),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(Cause::UpstreamTimeout),
+        let sending = worker.pools.send(endpoint, request, reuse);
+        let error = match limits.apply(&worker.config, sending).await? {
+            Ok(sent) => return Ok(sent),
+            Err(error) => error,
         };
         match error {
             SendError::Overflow => return Err(Cause::Overflow),
@@ -305,6 +304,13 @@ async fn send(
             }
             SendError::Broken { error, reused } => {
                 tracing::debug!(backend = %backend.key(), endpoint = id, %error, "connection broke");
+                if limits
+                    .upload
+                    .as_ref()
+                    .is_some_and(|upload| upload.is_broken())
+                {
+                    return Err(Cause::DownstreamClosed);
+                }
                 if error.is_parse() || error.is_parse_status() {
                     return Err(Cause::UpstreamProtocol);
                 }
@@ -318,6 +324,62 @@ async fn send(
         worker.stats.retries.fetch_add(1, Ordering::Relaxed);
     }
     Err(Cause::UpstreamClosed)
+}
+
+/// Time limits of one request.
+struct Limits {
+    upload: Option<Rc<Progress>>,
+    /// End of the request's own limit (gateway-api v1 `HTTPRouteTimeouts.request`).
+    deadline: Option<Instant>,
+    /// For one attempt (`backendRequest`).
+    attempt: Option<Duration>,
+}
+
+impl Limits {
+    /// Runs one attempt up to the response's head. Without progress of the request's body or an answer it ends after
+    /// the idle limit of whoever keeps it waiting, the client or the endpoint.
+    async fn apply<F: Future>(
+        &self,
+        config: &ForwardConfig,
+        attempt: F,
+    ) -> Result<F::Output, Cause> {
+        let mut attempt = pin!(attempt);
+        let begun = Instant::now();
+        let hard = match (self.attempt.map(|limit| begun + limit), self.deadline) {
+            (Some(attempt), Some(request)) => Some(attempt.min(request)),
+            (attempt, request) => attempt.or(request),
+        };
+        loop {
+            let moved = self.upload.as_ref().map_or(begun, |upload| upload.last());
+            let awaited = self
+                .upload
+                .as_ref()
+                .is_some_and(|upload| upload.is_awaited());
+            let idle = if awaited {
+                moved + config.client_idle_timeout
+            } else {
+                moved.max(begun) + config.upstream_idle_timeout
+            };
+            let until = hard.map_or(idle, |hard| hard.min(idle));
+            if let Ok(done) = tokio::time::timeout_at(until.into(), attempt.as_mut()).await {
+                return Ok(done);
+            }
+            if hard.is_some_and(|hard| hard <= until) {
+                return Err(Cause::UpstreamTimeout);
+            }
+            let Some(upload) = &self.upload else {
+                return Err(Cause::UpstreamTimeout);
+            };
+            // Something moved, or the one that keeps us waiting changed: look again, with that one's limit.
+            if upload.last() == moved && upload.is_awaited() == awaited {
+                return Err(if awaited {
+                    Cause::ClientTimeout
+                } else {
+                    Cause::UpstreamTimeout
+                });
+            }
+        }
+    }
 }
 
 fn repeatable(request: &Request<RequestBody>) -> bool {
@@ -365,14 +427,14 @@ fn answer(
     sent: Sent,
     rule: &Rule<BackendHandle>,
     backend: &RuleBackend<BackendHandle>,
-    deadline: Option<Instant>,
+    limits: Limits,
 ) -> Result<Response<ResponseBody>, Cause> {
     let (mut parts, body) = sent.response.into_parts();
     // Nobody asked for a switch of protocols.
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Cause::UpstreamProtocol);
     }
-    let lease = if hygiene::clean_response(&mut parts.headers) {
+    let lease = if hygiene::clean_response(&mut parts.headers)? {
         sent.lease
     } else {
         // Its framing is in doubt: the body is read to its end, the connection is closed after it.
@@ -392,8 +454,9 @@ fn answer(
         ResponseBody::upstream(
             body,
             lease,
+            limits.upload,
             connection.worker.config.upstream_idle_timeout,
-            deadline,
+            limits.deadline,
         )
     };
     Ok(Response::from_parts(parts, body))

@@ -50,13 +50,25 @@ pub(crate) struct SocketSpec {
 /// A socket as connections see it.
 pub(crate) type Socket = SocketSpec;
 
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// Each response ends its connection.
+    Draining,
+    /// Connections that wait for a request are closed.
+    Closing,
+}
+
 /// What the tasks of a worker share; never crosses threads.
 pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) config: Arc<ForwardConfig>,
     pub(crate) stats: Arc<WorkerStats>,
     pub(crate) pools: Rc<Pools>,
-    pub(crate) drain: watch::Receiver<bool>,
+    /// This worker's own channel: connections of other workers share nothing with it.
+    pub(crate) drain: watch::Receiver<Phase>,
+    pub(crate) phase: Cell<Phase>,
     pub(crate) connections_open: Cell<usize>,
     seed: Cell<u64>,
 }
@@ -95,7 +107,7 @@ pub(crate) fn start(
     config: Arc<ForwardConfig>,
     stats: Arc<WorkerStats>,
     commands: mpsc::Receiver<Command>,
-    drain: watch::Receiver<bool>,
+    drain: watch::Receiver<Phase>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -104,23 +116,30 @@ pub(crate) fn start(
         .name(format!("traffic-{index}"))
         .spawn(move || {
             let local = LocalSet::new();
+            let (own_drain, draining) = watch::channel(Phase::Serving);
             let worker = Rc::new(Worker {
                 index,
                 pools: Pools::new(Arc::clone(&config), Arc::clone(&stats)),
                 config,
                 stats,
-                drain,
+                drain: draining,
+                phase: Cell::new(Phase::Serving),
                 connections_open: Cell::new(0),
                 seed: Cell::new(std::hash::BuildHasher::hash_one(
                     &std::hash::RandomState::new(),
                     index,
                 )),
             });
-            runtime.block_on(local.run_until(run(worker, commands)));
+            runtime.block_on(local.run_until(run(worker, commands, drain, own_drain)));
         })
 }
 
-async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+async fn run(
+    worker: Rc<Worker>,
+    mut commands: mpsc::Receiver<Command>,
+    mut drain: watch::Receiver<Phase>,
+    own_drain: watch::Sender<Phase>,
+) {
     let mut sockets: HashMap<SocketId, AbortHandle> = HashMap::new();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -147,6 +166,11 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                     }
                 }
             },
+            Ok(()) = drain.changed() => {
+                let phase = *drain.borrow_and_update();
+                worker.phase.set(phase);
+                own_drain.send_replace(phase);
+            }
             _ = sweep.tick() => worker.pools.sweep(),
         }
     }
