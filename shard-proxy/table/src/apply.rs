@@ -103,8 +103,10 @@ impl<B> Inner<B> {
             }
             (GatewayEntryKey::Listener(name), None) => self.replace_listener(&name, None),
             (GatewayEntryKey::Rule(route, index), Some((hash, GatewayEntry::Rule(spec)))) => {
-                let rule = Rule::compile(route.clone(), index, spec, backends)
-                    .map_err(|e| unreadable(&e))?;
+                let rule =
+                    Rule::compile(route.clone(), index, spec, backends).map_err(|error| {
+                        ApplyError::Unreadable(format!("{route} rules[{index}]: {error}"))
+                    })?;
                 self.replace_rule(route, index, Some((hash, Arc::new(rule))));
             }
             (GatewayEntryKey::Rule(route, index), None) => self.replace_rule(route, index, None),

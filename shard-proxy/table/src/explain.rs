@@ -1,5 +1,7 @@
 //! Why a request goes where it goes: `shardway explain`.
 
+use std::sync::Arc;
+
 use api_snapshot::config::{AttachedHost, PathMatch};
 use serde::Serialize;
 
@@ -7,7 +9,7 @@ use crate::host::suffixes;
 use crate::order::{host_rank, path_rank, same_path};
 use crate::path::path_matches;
 use crate::rule::{CompiledMatch, Rule};
-use crate::table::{Outcome, RequestView, SubTable};
+use crate::table::{Listener, Outcome, RequestView, SubTable};
 
 /// Near misses that are named; more are counted.
 const NEAR_MISSES_MAX: usize = 16;
@@ -17,6 +19,8 @@ const NEAR_MISSES_MAX: usize = 16;
 pub struct Explanation {
     /// The listener that takes it.
     pub listener: Option<String>,
+    /// The other listeners and why they do not, closest first.
+    pub listeners: Vec<NearMiss>,
     /// The rule that takes it: `HTTPRoute ns/name rules[0].matches[1]`.
     pub matched: Option<String>,
     /// Those that came closest, closest first.
@@ -25,7 +29,7 @@ pub struct Explanation {
     pub considered: usize,
 }
 
-/// A match that did not take the request.
+/// A listener or a match that did not take the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NearMiss {
     /// Which.
@@ -42,6 +46,13 @@ impl<B> SubTable<B> {
             Outcome::NoRoute { listener } => (Some(listener), None),
             Outcome::Matched(found) => (Some(found.listener), Some((found.rule, found.index))),
         };
+        let won_host = winner.zip(listener).and_then(|((rule, _), listener)| {
+            let own = rule
+                .attachments
+                .iter()
+                .filter(|a| a.listener == listener.name);
+            own.filter_map(|a| best_host(&a.hosts, request.host)).max()
+        });
         let mut misses: Vec<(u8, NearMiss)> = Vec::new();
         let mut considered = 0;
         for rule in self.rules() {
@@ -51,19 +62,25 @@ impl<B> SubTable<B> {
                 .find(|a| Some(&a.listener) == listener.map(|l| &l.name));
             for (index, m) in (0_u16..).zip(&rule.matches) {
                 considered += 1;
-                if winner.is_some_and(|(won, at)| std::sync::Arc::ptr_eq(won, rule) && at == index)
-                {
+                if winner.is_some_and(|(won, at)| Arc::ptr_eq(won, rule) && at == index) {
                     continue;
                 }
                 let (closeness, reason) = match attached {
-                    None => (0, "attached to other listeners".to_owned()),
+                    None => {
+                        let names: Vec<&str> =
+                            rule.attachments.iter().map(|a| &*a.listener).collect();
+                        (
+                            0,
+                            format!("attached to other listeners: {}", names.join(", ")),
+                        )
+                    }
                     Some(attached) => why_not(
                         rule,
                         index,
                         m,
                         &attached.hosts,
                         request,
-                        winner.map(|(r, i)| (&**r, i)),
+                        winner.zip(won_host).map(|((r, i), host)| (&**r, i, host)),
                     ),
                 };
                 misses.push((
@@ -75,18 +92,73 @@ impl<B> SubTable<B> {
                 ));
             }
         }
-        misses.sort_by(|a, b| {
-            b.0.cmp(&a.0)
-                .then_with(|| a.1.candidate.cmp(&b.1.candidate))
-        });
-        misses.truncate(NEAR_MISSES_MAX);
+        closest(&mut misses);
         Explanation {
             listener: listener.map(|listener| listener.name.clone()),
+            listeners: self.other_listeners(port, request.host, listener),
             matched: winner.map(|(rule, index)| name(rule, index)),
             near_misses: misses.into_iter().map(|(_, miss)| miss).collect(),
             considered,
         }
     }
+
+    /// Why each other listener does not take the host, closest first.
+    fn other_listeners(
+        &self,
+        port: u16,
+        host: &str,
+        winner: Option<&Arc<Listener>>,
+    ) -> Vec<NearMiss> {
+        let others = self
+            .listeners()
+            .filter(|other| winner.is_none_or(|winner| !Arc::ptr_eq(winner, other)));
+        let mut misses: Vec<(u8, NearMiss)> = others
+            .map(|other| {
+                let pattern = other.spec.hostname.as_deref();
+                let (closeness, reason) = if other.spec.port != port {
+                    (0, format!("port {} is not {port}", other.spec.port))
+                } else if !host_matches(pattern, host) {
+                    (1, format!("host {host} is not {}", pattern.unwrap_or("*")))
+                } else {
+                    let name = winner.map_or("none", |winner| &winner.name);
+                    (
+                        2,
+                        format!("its host name is less specific than that of {name}"),
+                    )
+                };
+                let candidate = format!("listener {}", other.name);
+                (closeness, NearMiss { candidate, reason })
+            })
+            .collect();
+        closest(&mut misses);
+        misses.into_iter().map(|(_, miss)| miss).collect()
+    }
+}
+
+/// Rank of a host where a rule is served, then of the host that its route wrote.
+type HostRank = ((u8, usize), (u8, usize));
+
+/// The most specific of a rule's hosts that a request's host fits.
+fn best_host(hosts: &[AttachedHost], host: &str) -> Option<HostRank> {
+    hosts
+        .iter()
+        .filter(|attached| host_matches(attached.host.as_deref(), host))
+        .map(|attached| {
+            (
+                host_rank(attached.host.as_deref()),
+                host_rank(attached.route_host.as_deref()),
+            )
+        })
+        .max()
+}
+
+/// Sorts by closeness and keeps [`NEAR_MISSES_MAX`].
+fn closest(misses: &mut Vec<(u8, NearMiss)>) {
+    misses.sort_by(|a, b| {
+        b.0.cmp(&a.0)
+            .then_with(|| a.1.candidate.cmp(&b.1.candidate))
+    });
+    misses.truncate(NEAR_MISSES_MAX);
 }
 
 fn name<B>(rule: &Rule<B>, index: u16) -> String {
@@ -100,21 +172,9 @@ fn why_not<B>(
     m: &CompiledMatch,
     hosts: &[AttachedHost],
     request: &RequestView<'_>,
-    winner: Option<(&Rule<B>, u16)>,
+    winner: Option<(&Rule<B>, u16, HostRank)>,
 ) -> (u8, String) {
-    let best_host = |hosts: &[AttachedHost]| {
-        hosts
-            .iter()
-            .filter(|host| host_matches(host.host.as_deref(), request.host))
-            .map(|host| {
-                (
-                    host_rank(host.host.as_deref()),
-                    host_rank(host.route_host.as_deref()),
-                )
-            })
-            .max()
-    };
-    let Some(host) = best_host(hosts) else {
+    let Some(host) = best_host(hosts, request.host) else {
         let names: Vec<&str> = hosts
             .iter()
             .map(|host| host.host.as_deref().unwrap_or("*"))
@@ -142,7 +202,13 @@ fn why_not<B>(
         .iter()
         .find(|(name, value)| !request.header_is(name, value))
     {
-        return (4, format!("header {name} is not {value:?}"));
+        return match request.headers.contains_key(name) {
+            true => (4, format!("header {name} is not {value:?}")),
+            false => (
+                4,
+                format!("header {name} is not sent, {value:?} is asked for"),
+            ),
+        };
     }
     if let Some(pair) = m
         .query
@@ -154,16 +220,10 @@ fn why_not<B>(
             format!("query parameter {} is not {:?}", pair.name, pair.value),
         );
     }
-    let Some((won, at)) = winner else {
+    let Some((won, at, won_host)) = winner else {
         return (5, "matches, and is not served".to_owned());
     };
     let won_match = &won.matches[usize::from(at)];
-    let won_host = won
-        .attachments
-        .iter()
-        .filter_map(|a| best_host(&a.hosts))
-        .max()
-        .unwrap_or_default();
     let reason = if host < won_host {
         "its host name is less specific"
     } else if path_rank(m) < path_rank(won_match) {
