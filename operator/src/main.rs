@@ -139,6 +139,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let activated =
         api_telemetry::task::spawn("activations", activate_all(Arc::clone(&node), activations));
 
+    let statuses_to_save = Arc::clone(&statuses);
     let privileged_below = privileged::below(config.privileged_ports);
     let pipeline = Pipeline {
         index: operator_index::Index::new(),
@@ -162,6 +163,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         unbound: std::collections::BTreeMap::new(),
         refused: std::collections::BTreeMap::new(),
     };
+    api_telemetry::task::spawn("statuses", statuses::save(Arc::clone(&statuses_to_save)));
     tracing::info!(admin = %admin_address, stream = %stream_address, privileged_below, "operator started");
     let pipeline = api_telemetry::task::spawn("pipeline", pipeline.run(source));
 
@@ -176,6 +178,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         ended = activated => anyhow::bail!("activations ended: {ended:?}"),
     }
     tracing::info!("stopping");
+    statuses::save_now(statuses_to_save).await;
     let _ = std::fs::remove_file(&found_by);
     Ok(())
 }

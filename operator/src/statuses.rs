@@ -3,14 +3,47 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{GatewayKey, ObjectKey, RouteKey};
+use std::sync::Arc;
+use std::time::Duration;
+
 use api_telemetry::Chain;
+use operator_status::StatusFolder;
 use operator_status::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
 };
 use operator_translate::status::{ObjectStatus, ParentStatus};
+use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::pipeline::Pipeline;
+
+/// How often statuses are written to disk: several changes of one object within it become one file.
+const SAVE_EVERY: Duration = Duration::from_millis(250);
+
+/// Writes statuses that have changed, beside the pipeline, for ever.
+pub(crate) async fn save(statuses: Arc<RwLock<StatusFolder>>) {
+    let mut ticks = tokio::time::interval(SAVE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        save_now(Arc::clone(&statuses)).await;
+    }
+}
+
+/// Writes statuses that have changed.
+pub(crate) async fn save_now(statuses: Arc<RwLock<StatusFolder>>) {
+    let unsaved = statuses.write().unsaved();
+    if unsaved.is_empty() {
+        return;
+    }
+    let errors = tokio::task::spawn_blocking(move || unsaved.write())
+        .await
+        .unwrap_or_default();
+    for error in errors.iter().take(1) {
+        let more = errors.len() - 1;
+        tracing::error!(error = %Chain(error), more, "status is not on disk; the admin endpoint has it");
+    }
+}
 
 impl Pipeline {
     /// Renders and writes statuses; those of objects that have none any more go.
@@ -20,9 +53,7 @@ impl Pipeline {
         for object in objects {
             match self.render(&object) {
                 Some(status) => {
-                    if let Err(error) = self.statuses.write().set(&object, status, &now) {
-                        tracing::error!(error = %Chain(&error), "status is not on disk; the admin endpoint has it");
-                    }
+                    self.statuses.write().set(&object, status, &now);
                 }
                 None => {
                     self.statuses.write().remove(&object);

@@ -1,7 +1,7 @@
 //! Statuses as files: `DATA/status/<Kind>/<namespace>/<name>.yaml`, `_` for no namespace. What an API server is in a
 //! cluster, these files are here: they survive a restart, so that transition times do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,45 @@ pub struct WriteError {
 }
 
 /// The current status of each object, in memory and on disk. One writer.
+///
+/// Setting changes memory alone; what is to be written is taken by [`StatusFolder::unsaved`] and written elsewhere, so that
+/// several changes of one object become one file.
 #[derive(Debug)]
 pub struct StatusFolder {
     root: PathBuf,
     current: BTreeMap<ObjectKey, Value>,
-    writes: u64,
+    unsaved: BTreeSet<ObjectKey>,
+}
+
+/// Files to write or, without a document, to remove.
+#[derive(Debug, Default)]
+pub struct Unsaved(Vec<(ObjectKey, PathBuf, Option<Value>)>);
+
+impl Unsaved {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes the files, each whole or not at all. Gives what could not be written.
+    pub fn write(self) -> Vec<WriteError> {
+        let mut errors = Vec::new();
+        for (object, path, document) in self.0 {
+            let written = match document {
+                Some(document) => write(&path, &document),
+                // Gone already, or left behind: it is overwritten when the object returns.
+                None => fs::remove_file(&path).or(Ok(())),
+            };
+            if let Err(source) = written {
+                errors.push(WriteError {
+                    object: Box::new(object),
+                    path,
+                    source,
+                });
+            }
+        }
+        errors
+    }
 }
 
 impl StatusFolder {
@@ -59,7 +93,7 @@ impl StatusFolder {
         Ok(Self {
             root: root.to_owned(),
             current,
-            writes: 0,
+            unsaved: BTreeSet::new(),
         })
     }
 
@@ -73,46 +107,38 @@ impl StatusFolder {
         self.current.iter()
     }
 
-    /// How many files were written; a change that leads to the same status writes none.
-    pub fn writes(&self) -> u64 {
-        self.writes
+    /// Takes what has changed since the last time.
+    pub fn unsaved(&mut self) -> Unsaved {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let files = unsaved.into_iter().map(|key| {
+            let path = self.path(&key);
+            let document = self.current.get(&key).map(|status| {
+                serde_json::json!({
+                    "apiVersion": "shardway.dev/status", "kind": key.kind, "group": key.group,
+                    "metadata": {"namespace": key.namespace, "name": key.name},
+                    "status": status,
+                })
+            });
+            (key, path, document)
+        });
+        Unsaved(files.collect())
     }
 
     /// Sets a status; transition times are kept where the status of a condition stays. Returns whether it changed.
-    ///
-    /// # Errors
-    /// [`WriteError`] when the file cannot be written; the status in memory is the new one all the same.
-    pub fn set(
-        &mut self,
-        key: &ObjectKey,
-        mut status: Value,
-        now: &str,
-    ) -> Result<bool, WriteError> {
+    pub fn set(&mut self, key: &ObjectKey, mut status: Value, now: &str) -> bool {
         keep_transition_times(self.current.get(key), &mut status, now);
         if self.current.get(key) == Some(&status) {
-            return Ok(false);
+            return false;
         }
-        let path = self.path(key);
-        let document = serde_json::json!({
-            "apiVersion": "shardway.dev/status", "kind": key.kind, "group": key.group,
-            "metadata": {"namespace": key.namespace, "name": key.name},
-            "status": status,
-        });
         self.current.insert(key.clone(), status);
-        self.writes += 1;
-        write(&path, &document).map_err(|source| WriteError {
-            object: Box::new(key.clone()),
-            path,
-            source,
-        })?;
-        Ok(true)
+        self.unsaved.insert(key.clone());
+        true
     }
 
     /// Forgets an object.
     pub fn remove(&mut self, key: &ObjectKey) {
         if self.current.remove(key).is_some() {
-            // Gone already, or left behind: it is overwritten when the object returns.
-            let _ = fs::remove_file(self.path(key));
+            self.unsaved.insert(key.clone());
         }
     }
 
@@ -184,39 +210,28 @@ mod tests {
     fn a_status_survives_a_restart_with_its_transition_time() {
         let root = tempfile::tempdir().unwrap();
         let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(
-            folder
-                .set(&key(), status("True"), "2026-01-01T00:00:00Z")
-                .unwrap()
-        );
+        assert!(folder.set(&key(), status("Unknown"), "2025-01-01T00:00:00Z"));
+        assert!(folder.set(&key(), status("True"), "2026-01-01T00:00:00Z"));
+        assert!(folder.unsaved().write().is_empty());
         let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(
-            !folder
-                .set(&key(), status("True"), "2026-02-02T00:00:00Z")
-                .unwrap()
-        );
-        assert_eq!(folder.writes(), 0);
-        assert_eq!(
-            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"],
-            "2026-01-01T00:00:00Z"
-        );
-        assert!(
-            folder
-                .set(&key(), status("False"), "2026-02-02T00:00:00Z")
-                .unwrap()
-        );
-        assert_eq!(
-            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"],
-            "2026-02-02T00:00:00Z"
-        );
+        assert!(!folder.set(&key(), status("True"), "2026-02-02T00:00:00Z"));
+        assert!(folder.unsaved().is_empty());
+        let time = |folder: &StatusFolder| {
+            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"].clone()
+        };
+        assert_eq!(time(&folder), "2026-01-01T00:00:00Z");
+        assert!(folder.set(&key(), status("False"), "2026-02-02T00:00:00Z"));
+        assert_eq!(time(&folder), "2026-02-02T00:00:00Z");
     }
 
     #[test]
     fn an_object_that_is_gone_leaves_no_file() {
         let root = tempfile::tempdir().unwrap();
         let mut folder = StatusFolder::open(root.path()).unwrap();
-        folder.set(&key(), status("True"), "now").unwrap();
+        folder.set(&key(), status("True"), "now");
+        assert!(folder.unsaved().write().is_empty());
         folder.retain(|_| false);
+        assert!(folder.unsaved().write().is_empty());
         assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 0);
     }
 
@@ -225,9 +240,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut folder = StatusFolder::open(root.path()).unwrap();
         fs::write(root.path().join("HTTPRoute"), "in the way").unwrap();
-        let error = folder.set(&key(), status("True"), "now").unwrap_err();
+        folder.set(&key(), status("True"), "now");
+        let errors = folder.unsaved().write();
         assert!(
-            error
+            errors[0]
                 .to_string()
                 .starts_with("write status of HTTPRoute team-a/shop to ")
         );

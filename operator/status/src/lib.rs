@@ -15,7 +15,7 @@ mod folder;
 mod render;
 mod times;
 
-pub use folder::{StatusFolder, WriteError};
+pub use folder::{StatusFolder, Unsaved, WriteError};
 pub use render::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
 };
