@@ -48,7 +48,7 @@ fn a_host_goes_from_a_list_to_maps_and_back() {
     let rules = |count: usize| {
         let one = |at: usize| {
             // All share two paths and differ by a header.
-            let mut m = if at % 2 == 0 {
+            let mut m = if at.is_multiple_of(2) {
                 exact("/p")
             } else {
                 prefix("/p")
