@@ -1,8 +1,8 @@
 //! What an API server would keep of each object: uid, generation, creation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use api::{ObjectKey, Timestamp};
@@ -31,46 +31,88 @@ struct Age {
     spec: String,
 }
 
-/// Ages of all objects. One writer.
+/// One line of the file: an age, or an object that is gone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Age(Age),
+    Gone {
+        group: String,
+        kind: String,
+        namespace: String,
+        name: String,
+        gone: bool,
+    },
+}
+
+/// Lines beyond those needed after which the file is written anew.
+const SLACK_LINES: usize = 1000;
+
+/// Ages of all objects, in a file of JSON lines to which changes are appended: cost follows what changed. The file is bounded
+/// by twice the objects and [`SLACK_LINES`]. One writer.
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     path: Option<PathBuf>,
     known: BTreeMap<ObjectKey, Age>,
-    changed: bool,
+    changed: BTreeSet<ObjectKey>,
+    lines: usize,
+    /// The last line of the file is not whole, so that nothing can be appended.
+    is_torn: bool,
 }
 
 impl Ages {
-    /// Reads the ages that are kept; a file that is not readable is moved aside.
+    /// Reads the ages that are kept. A torn last line is left out; a file that is not readable is moved aside.
     pub(crate) fn open(path: PathBuf) -> Self {
         let mut ages = Self {
             path: Some(path.clone()),
             ..Self::default()
         };
-        let Ok(text) = fs::read_to_string(&path) else {
-            return ages;
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return ages,
+            Err(error) => return Self::anew(path, &error),
         };
-        match serde_json::from_str::<Vec<Age>>(&text) {
-            Ok(list) => {
-                for age in list {
-                    ages.known.insert(
-                        ObjectKey::new(&age.group, &age.kind, &age.namespace, &age.name),
-                        age,
-                    );
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        for line in whole.lines() {
+            ages.lines += 1;
+            match serde_json::from_str::<Line>(line) {
+                Ok(Line::Age(age)) => {
+                    let key = ObjectKey::new(&age.group, &age.kind, &age.namespace, &age.name);
+                    ages.known.insert(key, age);
                 }
-            }
-            Err(error) => {
-                let aside = path.with_extension("json.corrupt");
-                let moved = fs::rename(&path, &aside);
-                tracing::error!(%error, moved_to = %aside.display(), ok = moved.is_ok(), "ages of objects are not readable; all are young again");
+                Ok(Line::Gone {
+                    group,
+                    kind,
+                    namespace,
+                    name,
+                    ..
+                }) => {
+                    ages.known
+                        .remove(&ObjectKey::new(&group, &kind, &namespace, &name));
+                }
+                Err(error) => return Self::anew(path, &error),
             }
         }
+        // A line that was appended to a torn one would be lost with it.
+        ages.is_torn = !text.is_empty() && !text.ends_with('\n');
         ages
+    }
+
+    /// Moves a file that is not readable aside.
+    fn anew(path: PathBuf, error: &dyn std::error::Error) -> Self {
+        let aside = path.with_extension("json.corrupt");
+        let moved = fs::rename(&path, &aside);
+        tracing::error!(%error, moved_to = %aside.display(), ok = moved.is_ok(), "ages of objects are not readable; all are young again");
+        Self {
+            path: Some(path),
+            ..Self::default()
+        }
     }
 
     /// What is known of an object whose spec has this hash; a new spec is a new generation.
     pub(crate) fn see(&mut self, key: &ObjectKey, spec: &str, now: i64) -> Provenance {
         let age = self.known.entry(key.clone()).or_insert_with(|| {
-            self.changed = true;
+            self.changed.insert(key.clone());
             Age {
                 group: key.group.clone(),
                 kind: key.kind.clone(),
@@ -85,7 +127,7 @@ impl Ages {
         if age.spec != spec {
             age.generation += 1;
             age.spec = spec.to_owned();
-            self.changed = true;
+            self.changed.insert(key.clone());
         }
         Provenance {
             uid: age.uid.clone(),
@@ -96,37 +138,93 @@ impl Ages {
 
     /// Forgets an object: one of the same name that comes later is another one.
     pub(crate) fn forget(&mut self, key: &ObjectKey) {
-        self.changed |= self.known.remove(key).is_some();
+        if self.known.remove(key).is_some() {
+            self.changed.insert(key.clone());
+        }
     }
 
     /// Forgets all but these.
     pub(crate) fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
-        let before = self.known.len();
-        self.known.retain(|key, _| keep(key));
-        self.changed |= before != self.known.len();
+        let gone: Vec<ObjectKey> = self
+            .known
+            .keys()
+            .filter(|key| !keep(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.forget(&key);
+        }
     }
 
-    /// Writes what has changed, whole or not at all.
+    /// Appends what has changed, or writes the file anew, whole or not at all, when most of it is out of date.
     pub(crate) fn save(&mut self) -> Result<(), AgesError> {
-        let (Some(path), true) = (&self.path, self.changed) else {
+        let Some(path) = self.path.clone() else {
             return Ok(());
         };
+        if self.changed.is_empty() {
+            return Ok(());
+        }
         let failed = |source| AgesError {
             path: path.clone(),
             source,
         };
-        let list: Vec<&Age> = self.known.values().collect();
-        let text = serde_json::to_vec(&list).map_err(|error| failed(error.into()))?;
-        let temporary = path.with_extension("json.new");
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        fs::write(&temporary, text)
-            .and_then(|()| fs::rename(&temporary, path))
-            .map_err(failed)?;
-        self.changed = false;
+        if self.is_torn || self.lines + self.changed.len() > 2 * self.known.len() + SLACK_LINES {
+            let temporary = path.with_extension("json.new");
+            let text: String = self
+                .known
+                .values()
+                .map(|age| line(&Line::Age(age.clone())))
+                .collect();
+            // Without the sync a power failure could leave the new name with no content.
+            fs::File::create(&temporary)
+                .and_then(|mut file| {
+                    file.write_all(text.as_bytes())?;
+                    file.sync_all()
+                })
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(failed)?;
+            self.lines = self.known.len();
+            self.is_torn = false;
+        } else {
+            let text: String = self
+                .changed
+                .iter()
+                .map(|key| match self.known.get(key) {
+                    Some(age) => line(&Line::Age(age.clone())),
+                    None => line(&Line::Gone {
+                        group: key.group.clone(),
+                        kind: key.kind.clone(),
+                        namespace: key.namespace.clone(),
+                        name: key.name.clone(),
+                        gone: true,
+                    }),
+                })
+                .collect();
+            let mut file = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(failed)?;
+            // Not synced: what the last seconds before a power failure brought may be young again.
+            file.write_all(text.as_bytes()).map_err(|error| {
+                self.is_torn = true; // written anew the next time
+                failed(error)
+            })?;
+            self.lines += self.changed.len();
+        }
+        self.changed.clear();
         Ok(())
     }
+}
+
+fn line(line: &Line) -> String {
+    // Strings and numbers alone: they always have a JSON form.
+    let mut text = serde_json::to_string(line).unwrap_or_default();
+    text.push('\n');
+    text
 }
 
 /// A name-based UUID (RFC 9562, version 8) of the object and its first sight.
@@ -155,4 +253,66 @@ fn uid(key: &ObjectKey, now: i64) -> String {
 /// Where ages are kept in a data folder.
 pub(crate) fn path(data: &Path) -> PathBuf {
     data.join("source").join("objects.json")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("", "Service", "team", name)
+    }
+
+    #[test]
+    fn ages_survive_and_the_file_stays_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        let mut ages = Ages::open(path.clone());
+        for round in 0..3000 {
+            ages.see(&key("a"), &format!("spec {round}"), 7);
+            ages.save().unwrap();
+        }
+        ages.see(&key("b"), "spec", 8);
+        ages.save().unwrap();
+        ages.forget(&key("b"));
+        ages.save().unwrap();
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= SLACK_LINES + 4, "{lines} lines");
+        let mut again = Ages::open(path);
+        let known = again.see(&key("a"), "spec 2999", 99);
+        assert_eq!((known.generation, known.created_at), (3000, Timestamp(7)));
+        assert_eq!(
+            again.see(&key("b"), "spec", 99).created_at,
+            Timestamp(99),
+            "it was gone"
+        );
+    }
+
+    #[test]
+    fn a_torn_line_is_left_out_and_a_corrupt_file_moved_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        let mut ages = Ages::open(path.clone());
+        ages.see(&key("a"), "spec", 7);
+        ages.save().unwrap();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], b"{\"group"].concat()).unwrap();
+        let mut ages = Ages::open(path.clone());
+        ages.see(&key("b"), "spec", 8);
+        ages.save().unwrap();
+        let mut ages = Ages::open(path.clone());
+        for (name, created) in [("a", 7), ("b", 8)] {
+            let known = ages.see(&key(name), "spec", 99);
+            assert_eq!(known.created_at, Timestamp(created), "{name}");
+        }
+        for corrupt in [&b"not json\n"[..], b"\xff\xfe\n"] {
+            fs::write(&path, corrupt).unwrap();
+            let mut ages = Ages::open(path.clone());
+            let aside = path.with_extension("json.corrupt");
+            assert_eq!(fs::read(aside).unwrap(), corrupt);
+            assert_eq!(ages.see(&key("a"), "spec", 99).created_at, Timestamp(99));
+            ages.save().unwrap();
+        }
+    }
 }

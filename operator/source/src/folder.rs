@@ -21,6 +21,9 @@ pub struct Batch {
     pub problems: Vec<Problem>,
 }
 
+/// The present content of a file, or why it cannot be read; none for one that is gone.
+pub(crate) type Change = (PathBuf, Option<Result<String, String>>);
+
 /// Something that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -57,6 +60,8 @@ pub(crate) struct Folder {
 
 #[derive(Debug, Default)]
 struct File {
+    /// Not all of it could be read: objects that are not found may be in the rest.
+    is_broken: bool,
     objects: BTreeMap<ObjectKey, Held>,
     problems: Vec<Problem>,
     /// Objects that another file holds, to be taken when that one lets go.
@@ -65,6 +70,8 @@ struct File {
 
 #[derive(Debug)]
 struct Held {
+    /// Of a kind that is not looked at.
+    is_ignored: bool,
     hash: [u8; 32],
     problem: Option<Problem>,
 }
@@ -79,11 +86,7 @@ impl Folder {
     }
 
     /// Takes the present content of files; none for one that is gone. `now` is in seconds since the epoch.
-    pub(crate) fn update(
-        &mut self,
-        changes: Vec<(PathBuf, Option<Result<String, String>>)>,
-        now: i64,
-    ) -> Batch {
+    pub(crate) fn update(&mut self, changes: Vec<Change>, now: i64) -> Batch {
         let mut batch = Batch::default();
         let mut released = Vec::new();
         for (path, content) in changes {
@@ -98,11 +101,19 @@ impl Folder {
                         message,
                         is_error: true,
                     };
-                    self.files.entry(path).or_default().problems = vec![problem];
+                    let file = self.files.entry(path).or_default();
+                    file.is_broken = true;
+                    file.problems = vec![problem];
                 }
             }
         }
         self.hand_over(released, now, &mut batch);
+        // An object that moved to another file is not deleted in between.
+        batch
+            .events
+            .retain(|event| !matches!(event, Event::Delete(key) if self.owners.contains_key(key)));
+        batch.changed.sort();
+        batch.changed.dedup();
         batch.problems = self.problems();
         batch
     }
@@ -125,23 +136,35 @@ impl Folder {
         problems
     }
 
-    /// Objects that the folder holds.
-    pub(crate) fn objects(&self) -> std::collections::BTreeSet<ObjectKey> {
-        self.owners.keys().cloned().collect()
+    /// Forgets ages of objects that are not in the folder, unless they may be in what cannot be read now.
+    pub(crate) fn forget_absent(&mut self) {
+        if self.files.values().all(|file| !file.is_broken) {
+            let owners = &self.owners;
+            self.ages.retain(|key| owners.contains_key(key));
+        }
     }
 
     fn remove(&mut self, path: &Path, released: &mut Vec<ObjectKey>, batch: &mut Batch) {
         let Some(file) = self.files.remove(path) else {
             return;
         };
-        for key in file.objects.into_keys() {
-            self.release(&key, released, batch);
+        for (key, held) in file.objects {
+            self.release(&key, &held, released, batch);
         }
     }
 
-    fn release(&mut self, key: &ObjectKey, released: &mut Vec<ObjectKey>, batch: &mut Batch) {
+    fn release(
+        &mut self,
+        key: &ObjectKey,
+        held: &Held,
+        released: &mut Vec<ObjectKey>,
+        batch: &mut Batch,
+    ) {
         self.owners.remove(key);
         released.push(key.clone());
+        if held.is_ignored {
+            return; // the index never heard of it
+        }
         batch.events.push(Event::Delete(key.clone()));
         batch.changed.push(key.clone());
     }
@@ -204,10 +227,12 @@ impl Folder {
                 .cloned()
                 .collect();
             for key in gone {
-                file.objects.remove(&key);
-                self.release(&key, released, batch);
+                if let Some(held) = file.objects.remove(&key) {
+                    self.release(&key, &held, released, batch);
+                }
             }
         }
+        file.is_broken = broken;
         self.files.insert(path.to_owned(), file);
     }
 
@@ -251,12 +276,20 @@ impl Folder {
             message,
             is_error,
         });
+        let is_ignored = event.is_none();
         if let Some(event) = event {
             batch.events.push(event);
             batch.changed.push(key.clone());
         }
         self.owners.insert(key.clone(), path.to_owned());
-        file.objects.insert(key, Held { hash, problem });
+        file.objects.insert(
+            key,
+            Held {
+                is_ignored,
+                hash,
+                problem,
+            },
+        );
     }
 
     /// Objects that a file has let go are taken from the first other file that has them.

@@ -76,10 +76,7 @@ fn of_two_files_with_one_object_the_first_counts_until_it_lets_go() {
         "a.yaml:1: Service team/a: is in b.yaml as well, which counts; remove one"
     );
     let batch = update(&mut folder, &[("b.yaml", None)]);
-    assert_eq!(
-        summary(&batch),
-        ["delete Service team/a", "apply Service team/a 2"]
-    );
+    assert_eq!(summary(&batch), ["apply Service team/a 2"]);
     assert!(batch.problems.is_empty());
 }
 
@@ -97,4 +94,26 @@ fn a_wrong_field_is_one_refused_object_with_file_object_field_and_fix() {
         batch.problems[0].to_string(),
         "x.yaml:1: HTTPRoute team/r: spec.rules[0].matches[0].methud: unknown field; did you mean method?"
     );
+}
+
+#[test]
+fn a_kind_that_is_not_looked_at_is_a_note_and_no_event() {
+    let mut folder = Folder::default();
+    let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: team}\n";
+    let batch = update(&mut folder, &[("x.yaml", Some(text))]);
+    assert!(batch.events.is_empty() && !batch.problems[0].is_error);
+    let batch = update(&mut folder, &[("x.yaml", None)]);
+    assert!(batch.events.is_empty() && batch.problems.is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_its_objects() {
+    let mut folder = Folder::default();
+    update(&mut folder, &[("x.yaml", Some(&service("a", 80)))]);
+    let change = (PathBuf::from("x.yaml"), Some(Err("cannot be read".into())));
+    let batch = folder.update(vec![change], 1000);
+    assert!(batch.events.is_empty());
+    assert_eq!(batch.problems[0].to_string(), "x.yaml:1: cannot be read");
+    let batch = update(&mut folder, &[("x.yaml", None)]);
+    assert_eq!(summary(&batch), ["delete Service team/a"]);
 }
