@@ -58,6 +58,9 @@ pub(crate) fn change(changes: usize, seconds: u64) -> anyhow::Result<()> {
     println!(
         "  HTTP/1.1: {sent} sent, {failed} failed; HTTP/2: {h2_sent} sent, {h2_failed} failed"
     );
+    if failed + h2_failed > 0 {
+        println!("--- wrk:\n{wrk}--- h2load:\n{h2load}");
+    }
     verdict("failed requests", (failed + h2_failed) as f64, 0.0);
     verdict(
         "requests short of 200,000",

@@ -7,7 +7,7 @@
 mod connect;
 mod pool;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -118,6 +118,8 @@ impl BackendHandle {
 #[derive(Debug, Default)]
 pub(crate) struct Backends {
     cells: Mutex<HashMap<BackendKey, BackendHandle>>,
+    /// Backends without a fact that requests may still hold.
+    retired: Mutex<HashSet<BackendKey>>,
     next_id: AtomicU64,
 }
 
@@ -138,6 +140,7 @@ impl Backends {
 
     /// Swaps the endpoints of a backend. Endpoints that stay keep their counters and connections.
     pub(crate) fn set(&self, key: &BackendKey, backend: &Backend) {
+        self.retired.lock().remove(key);
         let handle = self.handle(key);
         let old = handle.0.endpoints.load_full();
         let mut usable = Vec::new();
@@ -171,16 +174,62 @@ impl Backends {
         }));
     }
 
-    /// Takes a backend's endpoints away; tables that still refer to it answer 503. The cell is forgotten once no table
-    /// holds it.
+    /// A backend's fact is gone: no table that serves refers to it any more. Requests that were routed by an earlier table
+    /// and have not chosen an endpoint yet still find the last ones; the cell is forgotten when nobody holds it.
     pub(crate) fn remove(&self, key: &BackendKey) {
         let mut cells = self.cells.lock();
-        if let Some(handle) = cells.remove(key) {
-            let held = Arc::strong_count(&handle.0) > 1;
-            handle.0.endpoints.store(Arc::new(Endpoints::default()));
-            if held {
-                cells.insert(key.clone(), handle);
+        let mut retired = self.retired.lock();
+        retired.insert(key.clone());
+        retired.retain(|key| {
+            let held = cells
+                .get(key)
+                .is_some_and(|handle| Arc::strong_count(&handle.0) > 1);
+            if !held {
+                cells.remove(key);
             }
+            held
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use api_snapshot::facts::Endpoint as EndpointFact;
+
+    use super::*;
+
+    fn backend() -> Backend {
+        Backend {
+            protocol: BackendProtocol::Http1,
+            endpoints: vec![EndpointFact {
+                address: EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
+                port: 9000,
+                ready: true,
+                zone: None,
+            }],
         }
+    }
+
+    #[test]
+    fn a_request_that_holds_a_backend_still_finds_its_endpoints_after_the_fact_is_gone() {
+        let backends = Backends::default();
+        let key = BackendKey::new("team", "one", 80);
+        backends.set(&key, &backend());
+        let pinned = backends.handle(&key);
+        backends.remove(&key);
+        assert!(pinned.choose(7, None).is_some());
+        // It comes back: whoever refers to it now sees new endpoints.
+        backends.set(
+            &key,
+            &Backend {
+                endpoints: Vec::new(),
+                ..backend()
+            },
+        );
+        assert!(backends.handle(&key).choose(7, None).is_none());
+        drop(pinned);
+        backends.remove(&key);
+        assert!(backends.cells.lock().is_empty());
     }
 }
