@@ -6,7 +6,7 @@ use api::{BackendKey, Revision, RouteKey};
 use api_snapshot::config::{GatewayEntry, GatewayEntryKey, ListenerSpec};
 use api_snapshot::{Op, SetHash, decode};
 
-use crate::rule::Rule;
+use crate::rule::{NamedRule, Rule, RuleName};
 use crate::table::{Inner, Listener, SubTable};
 
 /// A delta does not lead to a table.
@@ -104,12 +104,12 @@ impl<B> Inner<B> {
             (GatewayEntryKey::Listener(name), None) => self.replace_listener(&name, None),
             (GatewayEntryKey::Rule(route, index), Some((hash, GatewayEntry::Rule(spec)))) => {
                 let rule =
-                    Rule::compile(route.clone(), index, spec, backends).map_err(|error| {
+                    Rule::compile(route.clone(), index, hash, spec, backends).map_err(|error| {
                         ApplyError::Unreadable(format!("{route} rules[{index}]: {error}"))
                     })?;
-                self.replace_rule(route, index, Some((hash, Arc::new(rule))));
+                self.replace_rule(&route, index, Some(Arc::new(rule)));
             }
-            (GatewayEntryKey::Rule(route, index), None) => self.replace_rule(route, index, None),
+            (GatewayEntryKey::Rule(route, index), None) => self.replace_rule(&route, index, None),
             (key, Some(_)) => {
                 return Err(ApplyError::Unreadable(format!(
                     "{key:?} has a value of another kind"
@@ -197,10 +197,9 @@ impl<B> Inner<B> {
         }
     }
 
-    fn replace_rule(&mut self, route: RouteKey, index: u16, new: Option<(SetHash, Arc<Rule<B>>)>) {
-        let key = (route, index);
-        let old = self.rules.remove(&key);
-        if let Some((_, old)) = &old {
+    fn replace_rule(&mut self, route: &RouteKey, index: u16, new: Option<Arc<Rule<B>>>) {
+        let old = self.rules.remove(&RuleName(route, index));
+        if let Some(NamedRule(old)) = &old {
             for attachment in &old.attachments {
                 let Some(table) = self.routes.get_mut(&attachment.listener) else {
                     continue;
@@ -214,17 +213,17 @@ impl<B> Inner<B> {
             }
         }
         self.rehash(
-            old.map(|(hash, _)| hash),
-            new.as_ref().map(|(hash, _)| *hash),
+            old.map(|old| old.0.entry_hash),
+            new.as_ref().map(|new| new.entry_hash),
         );
-        if let Some((hash, rule)) = new {
+        if let Some(rule) = new {
             for attachment in &rule.attachments {
                 let table = self.routes.entry(attachment.listener.clone()).or_default();
                 for host in &attachment.hosts {
                     table.insert(host, &rule);
                 }
             }
-            self.rules.insert(key, (hash, rule));
+            self.rules.insert(NamedRule(rule));
         }
     }
 }

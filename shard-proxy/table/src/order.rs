@@ -2,11 +2,17 @@
 //!
 //! Hosts first (gateway-api v1 `HTTPRouteSpec.hostnames`): rules of the route with the most characters in a matching
 //! host name without wildcard, then in a matching host name; among equal intersections with the listener, by the
-//! route's own host name. The specification speaks of precedence, not of exclusion: when no rule under the most
-//! specific host matches, less specific hosts are tried.
+//! route's own host name. The specification says that "precedence must be given to rules from the HTTPRoute" with the more
+//! specific host; it speaks of precedence, as it does of paths, and not of exclusion as it does of listeners. So, when
+//! no rule under the most specific host matches, less specific hosts *of the same listener* are tried; another listener
+//! never is (gateway-api v1 `GatewaySpec.listeners`, listener isolation).
 //!
 //! Then (gateway-api v1 `HTTPRouteRule.matches`): exact path, longest prefix, method, most headers, most query
-//! parameters, oldest route, `namespace/name` in alphabetical order, first rule, first match.
+//! parameters, oldest route, `namespace/name` in alphabetical order, first rule, first match. A rule whose path fits and
+//! whose other conditions do not hold leaves the request to the next in this order.
+//!
+//! What the specification leaves open is decided at [`RequestView`](crate::RequestView): headers of several lines,
+//! repeated query parameters, percent-encoding.
 
 use std::cmp::{Ordering, Reverse};
 

@@ -1,10 +1,15 @@
 //! A rule, compiled: everything that a request needs is parsed.
 
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
 use api::{BackendKey, RouteKey, Timestamp};
+use api_snapshot::SetHash;
 use api_snapshot::config::{
     Attachment, BackendTarget, Filter, HeaderChanges, NameValue, PathMatch, Redirect, Rewrite,
     RouteMatch, RuleSpec, Timeouts,
 };
+use equivalent::Equivalent;
 use http::{HeaderName, HeaderValue, Method};
 
 /// One rule of a route. `B` is what a backend is to the user of the table.
@@ -25,6 +30,8 @@ pub struct Rule<B> {
     pub(crate) created_at: Timestamp,
     pub(crate) matches: Box<[CompiledMatch]>,
     pub(crate) attachments: Box<[Attachment]>,
+    /// Hash of the entry, taken off the table's hash when the rule goes.
+    pub(crate) entry_hash: SetHash,
     total_weight: u64,
 }
 
@@ -76,6 +83,46 @@ pub(crate) struct CompiledMatch {
     pub(crate) query: Box<[NameValue]>,
 }
 
+/// A rule that is equal to another of the same name.
+#[derive(Debug)]
+pub(crate) struct NamedRule<B>(pub(crate) Arc<Rule<B>>);
+
+impl<B> Clone for NamedRule<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B> NamedRule<B> {
+    fn name(&self) -> RuleName<'_> {
+        RuleName(&self.0.route, self.0.index)
+    }
+}
+
+impl<B> PartialEq for NamedRule<B> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl<B> Eq for NamedRule<B> {}
+
+impl<B> Hash for NamedRule<B> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+/// What a rule is looked up by.
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct RuleName<'a>(pub(crate) &'a RouteKey, pub(crate) u16);
+
+impl<B> Equivalent<NamedRule<B>> for RuleName<'_> {
+    fn equivalent(&self, key: &NamedRule<B>) -> bool {
+        *self == key.name()
+    }
+}
+
 /// A part of an entry is not what translate writes: names and values are checked there.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {value:?} is not valid")]
@@ -88,9 +135,15 @@ impl<B> Rule<B> {
     pub(crate) fn compile(
         route: RouteKey,
         index: u16,
+        entry_hash: SetHash,
         spec: RuleSpec,
         backends: &mut dyn FnMut(&BackendKey) -> B,
     ) -> Result<Self, RuleError> {
+        // Positions of matches are 16 bits wide; the API allows 64.
+        if spec.matches.len() > usize::from(u16::MAX) {
+            let count = spec.matches.len().to_string();
+            return Err(invalid("number of matches", count));
+        }
         let mut total_weight = 0;
         let compiled = spec
             .backends
@@ -122,6 +175,7 @@ impl<B> Rule<B> {
                 .map(compile_match)
                 .collect::<Result<_, _>>()?,
             attachments: spec.attachments.into(),
+            entry_hash,
             total_weight,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{CertificateKey, GatewayKey, Revision, RouteKey};
+use api::{CertificateKey, GatewayKey, Revision};
 use api_snapshot::SetHash;
 use api_snapshot::config::{GatewaySpec, ListenerProtocol, ListenerSpec, PathMatch};
 use foldhash::fast::FixedState;
@@ -10,7 +10,7 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::host::{ListenerTable, suffixes};
-use crate::rule::Rule;
+use crate::rule::{NamedRule, Rule};
 
 pub(crate) type Map<K, V> =
     imbl::GenericHashMap<K, V, FixedState, imbl::shared_ptr::DefaultSharedPtr>;
@@ -25,8 +25,10 @@ impl<B> Clone for SubTable<B> {
     }
 }
 
-/// A rule with the hash of its entry.
-pub(crate) type HashedRule<B> = (SetHash, Arc<Rule<B>>);
+/// Rules by name. A set, not a map: the name is in the rule already, and a second one for each of 100,000 rules costs
+/// more than all of the set's nodes.
+pub(crate) type Rules<B> =
+    imbl::GenericHashSet<NamedRule<B>, FixedState, imbl::shared_ptr::DefaultSharedPtr>;
 
 #[derive(Debug)]
 pub(crate) struct Inner<B> {
@@ -36,7 +38,7 @@ pub(crate) struct Inner<B> {
     pub(crate) spec: Option<(SetHash, GatewaySpec)>,
     pub(crate) listeners: Map<String, Arc<Listener>>,
     pub(crate) ports: imbl::OrdMap<u16, Arc<PortTable>>,
-    pub(crate) rules: Map<(RouteKey, u16), HashedRule<B>>,
+    pub(crate) rules: Rules<B>,
     pub(crate) routes: Map<String, ListenerTable<B>>,
 }
 
@@ -97,6 +99,13 @@ impl PortTable {
 }
 
 /// What of a request is matched.
+///
+/// - Header values are compared byte by byte. Several lines of one name are compared as the list that they mean: joined
+///   by `,` with or without a space, lines of `Cookie` by `; `.
+/// - Of a repeated query parameter the first counts, as gateway-api v1 `HTTPQueryParamMatch.name` recommends. Names and
+///   values are compared as sent, case-sensitive and without percent-decoding: `a%62` is not `ab`, so a rule should
+///   not be what keeps a value out.
+/// - The path is compared as given; the caller normalises it once, and forwards that same string.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestView<'a> {
     /// Lower-case, without port or final dot.
@@ -195,7 +204,7 @@ impl<B> SubTable<B> {
             spec: None,
             listeners: Map::default(),
             ports: imbl::OrdMap::new(),
-            rules: Map::default(),
+            rules: Rules::default(),
             routes: Map::default(),
         }))
     }
@@ -237,7 +246,7 @@ impl<B> SubTable<B> {
 
     /// Its rules, in no order.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule<B>>> {
-        self.0.rules.values().map(|(_, rule)| rule)
+        self.0.rules.iter().map(|named| &named.0)
     }
 
     /// Whether a port terminates TLS; none when there is no listener on it.
@@ -257,6 +266,9 @@ impl<B> SubTable<B> {
     }
 
     /// Routes a request that arrived on a listener port. Allocates nothing.
+    ///
+    /// Cost: see the crate's invariants; 100 to 250 ns with 10,000 hosts or with 5,000 paths of one host, and about 30 ns
+    /// more for each match of the same host and path that does not hold.
     pub fn route<'t>(&'t self, port: u16, request: &RequestView<'_>) -> Outcome<'t, B> {
         let Some(listener) = self.listener_for(port, request.host) else {
             return Outcome::NoListener;
