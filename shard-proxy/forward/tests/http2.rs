@@ -40,11 +40,12 @@ fn get(uri: &str) -> Request<Empty<Bytes>> {
 }
 
 /// A backend that speaks HTTP/2 only and answers with what it saw, and a trailer.
-async fn h2c_backend() -> SocketAddr {
+async fn h2c_backend(connections: Arc<AtomicU64>) -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
             let service = service_fn(|request: Request<Incoming>| async move {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -69,7 +70,8 @@ async fn h2c_backend() -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_crosses_with_its_trailers() {
-    let backend = h2c_backend().await;
+    let connections = Arc::new(AtomicU64::new(0));
+    let backend = h2c_backend(Arc::clone(&connections)).await;
     let shard = tokio::task::spawn_blocking(move || {
         let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |_| {});
         shard.backend("a", BackendProtocol::H2c, &[backend]);
@@ -79,6 +81,12 @@ async fn http2_crosses_with_its_trailers() {
     .await
     .unwrap();
     let mut client = http2_over(TcpStream::connect(shard.address).await.unwrap()).await;
+    // All at once: the first opens the connection, the others wait for it.
+    let all = (0..20).map(|_| client.send_request(get("http://a.test/svc/Method")));
+    for response in futures::future::join_all(all).await {
+        assert_eq!(response.unwrap().status(), 200);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
     for _ in 0..20 {
         let request = get("http://a.test/svc/Method?x=1");
         let response = client.send_request(request).await.unwrap();
@@ -89,6 +97,7 @@ async fn http2_crosses_with_its_trailers() {
         assert!(!trailers.contains_key("x-forwarded-for"));
         assert_eq!(body.to_bytes(), "HTTP/2.0 http://a.test/svc/Method?x=1");
     }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
     // HTTP/1.1 clients of the same backend.
     let answer = tokio::task::spawn_blocking(move || {
         let answer = shard.connect().get("/one");

@@ -76,7 +76,7 @@ fn requests_that_two_readers_could_read_differently_are_refused() {
     );
     assert_eq!(status(&shard.ask(many.as_bytes())), 431);
     assert_eq!(backend.seen(), Vec::<String>::new());
-    assert!(shard.counter(&names::REQUEST_FAILURES, "DPE") > 0);
+    assert!(shard.counter(names::REQUEST_FAILURES, "DPE") > 0);
 }
 
 #[test]

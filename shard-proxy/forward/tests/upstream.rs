@@ -42,11 +42,11 @@ fn a_stale_connection_costs_no_request() {
         assert_eq!(status(&client.get("/")), 200);
     }
     assert_eq!(backend.seen().len(), 20);
-    assert_eq!(shard.counter(&names::UPSTREAM_RETRIES, ""), 19);
+    assert_eq!(shard.counter(names::UPSTREAM_RETRIES, ""), 19);
     // Not repeatable: the endpoint may have done it.
     client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
     assert_eq!(status(&client.response()), 502);
-    assert_eq!(shard.counter(&names::REQUEST_FAILURES, "UC"), 1);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "UC"), 1);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn an_endpoint_that_refuses_is_passed_over() {
     assert_eq!(status(&client.get("/")), 503);
     for (flag, count) in [("UF", 1), ("UH", 1)] {
         assert_eq!(
-            shard.counter(&names::REQUEST_FAILURES, flag),
+            shard.counter(names::REQUEST_FAILURES, flag),
             count,
             "{flag}"
         );
@@ -135,7 +135,7 @@ fn endpoints_that_do_not_answer_are_timed_out() {
         let begun = Instant::now();
         assert_eq!(status(&shard.connect().get("/")), 504);
         assert!(begun.elapsed() >= Duration::from_millis(95));
-        assert_eq!(shard.counter(&names::REQUEST_FAILURES, "UT"), 1);
+        assert_eq!(shard.counter(names::REQUEST_FAILURES, "UT"), 1);
     }
     let shard = Shard::with(vec![timed(None, None)], |config| {
         config.upstream_idle_timeout = Duration::from_millis(100);
@@ -164,7 +164,7 @@ fn a_slow_upload_is_no_timeout_and_a_stalled_one_is() {
     assert_eq!(status(&client.response()), 200);
     client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx");
     assert_eq!(status(&client.response()), 408);
-    assert_eq!(shard.counter(&names::REQUEST_FAILURES, "SI"), 1);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "SI"), 1);
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn causes_tell_who_broke_off() {
     shard.backend("a", BackendProtocol::Http1, &[cut.address]);
     assert!(shard.connect().get("/").ends_with("\r\n\r\nok"));
     wait_for(|| (shard.plane.load().requests_in_flight == 0).then_some(()));
-    assert_eq!(shard.counter(&names::REQUEST_FAILURES, "UR"), 1);
-    assert_eq!(shard.counter(&names::REQUEST_FAILURES, "DC"), 0);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "UR"), 1);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "DC"), 0);
     // The client leaves before the answer.
     shard.backend("a", BackendProtocol::Http1, &[silent()]);
     let mut client = shard.connect();
@@ -191,8 +191,8 @@ fn causes_tell_who_broke_off() {
     wait_for(|| (shard.plane.load().requests_in_flight == 1).then_some(()));
     drop(client);
     wait_for(|| (shard.plane.load().requests_in_flight == 0).then_some(()));
-    assert_eq!(shard.counter(&names::REQUEST_FAILURES, "DC"), 1);
-    assert_eq!(shard.counter(&names::REQUESTS, "4xx"), 1);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "DC"), 1);
+    assert_eq!(shard.counter(names::REQUESTS, "4xx"), 1);
 }
 
 #[test]

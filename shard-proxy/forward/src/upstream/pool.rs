@@ -37,8 +37,15 @@ struct EndpointPool {
     idle: Vec<Idle>,
     /// HTTP/2 connections are shared, not leased.
     shared: Option<http2::SendRequest<RequestBody>>,
+    /// Counts shared connections, so that whoever saw one break takes away that one and not its successor.
+    generation: u64,
+    /// Held while a shared connection is opened: requests that come meanwhile wait for it instead of opening theirs.
+    opening: Rc<tokio::sync::Mutex<()>>,
     open: usize,
 }
+
+/// A shared connection and its generation.
+type Shared = (http2::SendRequest<RequestBody>, u64);
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
@@ -153,7 +160,8 @@ impl Pools {
         })
     }
 
-    /// Sends a request to an endpoint, on an idle connection if `reuse` and there is one.
+    /// Sends a request to an endpoint, on an idle connection if `reuse` and there is one. HTTP/2 always shares: a
+    /// connection that broke is no longer shared by the time its requests come back.
     ///
     /// Cancel safety: dropping the future closes the connection that it uses.
     pub(crate) async fn send(
@@ -163,7 +171,7 @@ impl Pools {
         reuse: bool,
     ) -> Result<Sent, SendError> {
         match in_flight.0.protocol {
-            BackendProtocol::H2c => self.send_http2(in_flight, request, reuse).await,
+            BackendProtocol::H2c => self.send_http2(in_flight, request).await,
             _ => self.send_http1(in_flight, request, reuse).await,
         }
     }
@@ -232,38 +240,23 @@ impl Pools {
         self: &Rc<Self>,
         in_flight: InFlight,
         request: Request<RequestBody>,
-        reuse: bool,
     ) -> Result<Sent, SendError> {
         let endpoint = in_flight.0.id;
-        let shared = if reuse {
-            self.endpoints
-                .borrow()
-                .get(&endpoint)
-                .and_then(|pool| pool.shared.clone())
-        } else {
-            None
-        }
-        .filter(|sender| !sender.is_closed());
-        let reused = shared.is_some();
-        let mut sender = match shared {
-            Some(sender) => sender,
-            None => match self.open_http2(&in_flight.0).await {
-                Ok(sender) => {
-                    self.endpoints
-                        .borrow_mut()
-                        .entry(endpoint)
-                        .or_default()
-                        .shared = Some(sender.clone());
-                    sender
-                }
-                Err(error) => {
-                    return Err(SendError::Unsent {
-                        request: Box::new(request),
-                        error: Some(error),
-                        reused,
-                    });
-                }
-            },
+        let reused = self.shared(endpoint);
+        let was_open = reused.is_some();
+        let shared = match reused {
+            Some(shared) => Ok(shared),
+            None => self.open_shared(&in_flight.0).await,
+        };
+        let (mut sender, generation) = match shared {
+            Ok(shared) => shared,
+            Err(error) => {
+                return Err(SendError::Unsent {
+                    request: Box::new(request),
+                    error: Some(error),
+                    reused: false,
+                });
+            }
         };
         match sender.try_send_request(request).await {
             Ok(response) => Ok(Sent {
@@ -274,16 +267,61 @@ impl Pools {
                 },
             }),
             Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendError::Unsent {
-                    request: Box::new(request),
-                    error: None,
-                    reused,
-                },
-                None => SendError::Broken {
-                    error: error.into_error(),
-                    reused,
-                },
+                Some(request) => {
+                    self.unshare(endpoint, generation);
+                    SendError::Unsent {
+                        request: Box::new(request),
+                        error: None,
+                        reused: was_open,
+                    }
+                }
+                None => {
+                    let error = error.into_error();
+                    // A stream that was reset says nothing of the others'.
+                    if sender.is_closed() || error.is_closed() {
+                        self.unshare(endpoint, generation);
+                    }
+                    SendError::Broken {
+                        error,
+                        reused: was_open,
+                    }
+                }
             }),
+        }
+    }
+
+    /// Opens the connection that requests to an endpoint share, or waits for who is opening it.
+    async fn open_shared(self: &Rc<Self>, endpoint: &Endpoint) -> Result<Shared, ConnectError> {
+        let opening = {
+            let mut endpoints = self.endpoints.borrow_mut();
+            Rc::clone(&endpoints.entry(endpoint.id).or_default().opening)
+        };
+        let _held = opening.lock().await;
+        if let Some(shared) = self.shared(endpoint.id) {
+            return Ok(shared);
+        }
+        let sender = self.open_http2(endpoint).await?;
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_default();
+        pool.generation += 1;
+        pool.shared = Some(sender.clone());
+        Ok((sender, pool.generation))
+    }
+
+    /// The shared connection to an endpoint, if it is open.
+    fn shared(&self, endpoint: u64) -> Option<Shared> {
+        let endpoints = self.endpoints.borrow();
+        let pool = endpoints.get(&endpoint)?;
+        let sender = pool.shared.as_ref().filter(|sender| !sender.is_closed())?;
+        Some((sender.clone(), pool.generation))
+    }
+
+    fn unshare(&self, endpoint: u64, generation: u64) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if let Some(pool) = endpoints.get_mut(&endpoint)
+            && pool.generation == generation
+        {
+            pool.shared = None;
         }
     }
 
@@ -400,7 +438,8 @@ impl Pools {
             {
                 pool.shared = None;
             }
-            pool.open > 0 || pool.shared.is_some()
+            // An entry that somebody opens a connection for stays: its generation goes on counting.
+            pool.open > 0 || pool.shared.is_some() || Rc::strong_count(&pool.opening) > 1
         });
         drop(endpoints);
         drop(old);
