@@ -4,6 +4,7 @@
 
 mod setup;
 mod test;
+mod tidy;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
