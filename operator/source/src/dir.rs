@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use crate::ages::{self, Ages};
 use crate::folder::{Batch, Change, Folder, Problem};
 
+/// A change that comes this long after the last one was given is looked at without waiting, unless a file is being
+/// written: most changes come alone. Sooner, it belongs to a burst.
+const ALONE_AFTER: Duration = Duration::from_millis(3);
 /// A burst ends when nothing has happened for this long ...
 const QUIET: Duration = Duration::from_millis(2);
 /// ... or this long after it began.
@@ -88,6 +91,8 @@ pub struct DirSource {
     told: Vec<Problem>,
     /// An event has come and was not looked at yet; kept here so that a caller who stops waiting loses nothing.
     woken_at: Option<Instant>,
+    /// When a batch was last given.
+    given_at: Option<Instant>,
 }
 
 impl DirSource {
@@ -121,6 +126,7 @@ impl DirSource {
             rescan_at: Instant::now(),
             told: Vec::new(),
             woken_at: None,
+            given_at: None,
         };
         source.follow(source.root.clone());
         Ok(source)
@@ -207,7 +213,12 @@ impl DirSource {
                 self.woken_at = Some(Instant::now());
             }
             let batch = if let Some(began) = self.woken_at {
-                self.settle(began).await;
+                let alone = self
+                    .given_at
+                    .is_none_or(|given| given.elapsed() >= ALONE_AFTER);
+                if !alone || !self.touched().writing.is_empty() {
+                    self.settle(began).await;
+                }
                 self.woken_at = None;
                 self.look()
             } else if self.follow_link() || Instant::now() >= self.rescan_at {
@@ -219,6 +230,7 @@ impl DirSource {
             if !batch.events.is_empty() || batch.problems != self.told {
                 self.told.clone_from(&batch.problems);
                 self.save();
+                self.given_at = Some(Instant::now());
                 return batch;
             }
         }
