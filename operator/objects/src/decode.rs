@@ -3,6 +3,7 @@
 mod core;
 mod duration;
 mod gateway;
+mod metadata;
 mod route;
 
 use api::{GATEWAY_GROUP, Timestamp};
@@ -34,11 +35,9 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
         (GATEWAY_GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant") => {}
         ("", "Namespace" | "Service" | "Secret" | "ConfigMap")
         | ("discovery.k8s.io", "EndpointSlice") => {
-            return finish(
-                document,
-                provenance,
-                core::decode(document, meta(document, provenance)),
-            );
+            let decoded = metadata::check(&document.object)
+                .and_then(|()| core::decode(document, meta(document, provenance)));
+            return finish(document, provenance, decoded);
         }
         (group, kind) => {
             let group = if group.is_empty() { "core" } else { group };
@@ -54,6 +53,9 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
             document.version,
             versions.join(" or ")
         );
+        return finish(document, provenance, Err(message));
+    }
+    if let Err(message) = metadata::check(&document.object) {
         return finish(document, provenance, Err(message));
     }
     let mut object = document.object.clone();

@@ -60,19 +60,22 @@ impl Document {
 pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
     let mut found = Vec::new();
     for (line, part) in documents(text) {
-        let value: Value = match serde_saphyr::from_str(part) {
+        let value = match value(part) {
             Ok(value) => value,
             Err(error) => {
-                let at = error
-                    .location()
-                    .map_or(line, |location| line + location.line() as usize - 1);
                 found.push(Err(ManifestError {
-                    line: at,
-                    message: first_line(&error.to_string()),
+                    line: line + error.line - 1,
+                    message: error.message,
                 }));
                 continue;
             }
         };
+        // Where its first line of content is, behind comments and empty lines.
+        let before = part.lines().position(|line| {
+            let line = line.trim();
+            !line.is_empty() && !line.starts_with('#')
+        });
+        let line = line + before.unwrap_or_default();
         match value {
             Value::Null => {} // comments only
             list if is_list(&list) => {
@@ -81,7 +84,12 @@ pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
                     .and_then(Value::as_array)
                     .cloned()
                     .unwrap_or_default();
-                found.extend(items.into_iter().map(|item| document(line, item)));
+                found.extend(items.into_iter().enumerate().map(|(position, item)| {
+                    document(line, item).map_err(|error| ManifestError {
+                        line: error.line,
+                        message: format!("items[{position}]: {}", error.message),
+                    })
+                }));
             }
             object => found.push(document(line, object)),
         }
@@ -89,21 +97,62 @@ pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
     found
 }
 
-/// Parts between lines of `---`, each with its first line.
+/// Nodes of one YAML document beyond which it is refused: aliases can make much of little. Enough for a List of 20,000 routes.
+const NODES_MAX: usize = 2_000_000;
+
+/// Reads one YAML or JSON document; the line of an error counts from 1.
+fn value(text: &str) -> Result<Value, ManifestError> {
+    let mut budget = serde_saphyr::budget::Budget::default();
+    budget.max_nodes = NODES_MAX;
+    budget.max_events = 2 * NODES_MAX;
+    let mut options = serde_saphyr::Options::default();
+    options.budget = Some(budget);
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let text = error.to_string();
+        let text = text.lines().next().unwrap_or_default();
+        let text = text.strip_prefix("error: ").unwrap_or(text);
+        match error.location() {
+            Some(at) => {
+                // The library counts lines from the document's beginning; the caller knows where in the file that is.
+                let own = format!("line {} column {}: ", at.line(), at.column());
+                let text = text.strip_prefix(&own).unwrap_or(text);
+                let text = text
+                    .split(", set DuplicateKeyPolicy")
+                    .next()
+                    .unwrap_or(text);
+                ManifestError {
+                    line: at.line() as usize,
+                    message: format!("column {}: {text}", at.column()),
+                }
+            }
+            None => ManifestError {
+                line: 1,
+                message: text.to_owned(),
+            },
+        }
+    })
+}
+
+/// Parts between `---`, each with its first line. What stands behind the marker on its line belongs to the part that it opens;
+/// directives (`%YAML`) before it say nothing that is needed.
 fn documents(text: &str) -> Vec<(usize, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.trim_end();
-        if marker == "---" || marker.starts_with("--- ") {
+        let behind = line.strip_prefix("---");
+        if behind.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
             parts.push((start_line, &text[start..offset]));
-            start = offset + line.len();
-            start_line = number + 2;
+            start = offset + 3;
+            start_line = number + 1;
         }
         offset += line.len();
     }
     parts.push((start_line, &text[start..]));
-    parts.retain(|(_, part)| !part.trim().is_empty());
+    parts.retain(|(_, part)| {
+        let mut lines = part.lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.any(|line| !line.starts_with(['#', '%']))
+    });
     parts
 }
 
@@ -156,6 +205,11 @@ fn document(line: usize, object: Value) -> Result<Document, ManifestError> {
             given
         }
     };
+    if namespace.contains('.') || namespace.len() > 63 {
+        return fail(format!(
+            "{kind} {name}: metadata.namespace {namespace:?} is no namespace; use at most 63 lower-case letters, digits and '-'"
+        ));
+    }
     for (field, value) in [("name", &name), ("namespace", &namespace)] {
         if !value.is_empty() && !is_dns_subdomain(value) {
             return fail(format!(
@@ -189,7 +243,7 @@ fn is_cluster_scoped(group: &str, kind: &str) -> bool {
         || kind.starts_with("Cluster")
 }
 
-fn is_dns_subdomain(name: &str) -> bool {
+pub(crate) fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|label| {
             !label.is_empty()
@@ -199,10 +253,6 @@ fn is_dns_subdomain(name: &str) -> bool {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         })
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Labels or annotations of an object.

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use self::compile::Node;
+pub(crate) use self::validate::hint;
 
 /// Schemas by kind and version: the served versions of each CRD.
 static SCHEMAS: LazyLock<BTreeMap<(String, String), Node>> = LazyLock::new(|| {
@@ -100,12 +101,14 @@ pub fn admit(kind: &str, version: &str, object: &mut Value) -> Result<(), Vec<Vi
     }
 }
 
-/// CEL rules of the CRDs that the CEL library cannot compile, as `kind: rule`: they are not checked here.
+/// CEL rules of the CRDs that are not checked here: `kind.field: rule` for those that the CEL library cannot compile, the rule
+/// alone for those whose evaluation failed for an object so far.
 pub fn not_evaluated() -> Vec<String> {
     let mut rules = Vec::new();
     for ((kind, _), schema) in SCHEMAS.iter() {
         schema.not_evaluated(kind, &mut rules);
     }
+    rules.extend(cel::failed());
     rules.sort();
     rules.dedup();
     rules

@@ -36,7 +36,7 @@ enum Bench {
     /// Time from a new route file to a 200 on each shard
     Propagation {
         /// Routes that are there already
-        #[arg(long, default_values_t = [1000, 5000])]
+        #[arg(long, num_args = 1.., default_values_t = [1000, 5000])]
         routes: Vec<usize>,
         /// Routes that are created and measured
         #[arg(long, default_value_t = 200)]

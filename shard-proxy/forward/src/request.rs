@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -276,7 +276,7 @@ async fn send(
             to_http2(&mut request)?;
         }
         let spare = (reuse && repeatable(&request)).then(|| copy_head(&request));
-        let sending = worker.pools.send(endpoint, request, reuse);
+        let sending = pin!(worker.pools.send(endpoint, request, reuse));
         let error = match limits.apply(&worker.config, sending).await? {
             Ok(sent) => return Ok(sent),
             Err(error) => error,
@@ -341,9 +341,8 @@ impl Limits {
     async fn apply<F: Future>(
         &self,
         config: &ForwardConfig,
-        attempt: F,
+        mut attempt: Pin<&mut F>,
     ) -> Result<F::Output, Cause> {
-        let mut attempt = pin!(attempt);
         let begun = Instant::now();
         let hard = match (self.attempt.map(|limit| begun + limit), self.deadline) {
             (Some(attempt), Some(request)) => Some(attempt.min(request)),

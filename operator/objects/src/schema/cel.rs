@@ -1,6 +1,9 @@
 //! `x-kubernetes-validations`: rules in the Common Expression Language.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, PoisonError};
 
 use cel::{Context, Program};
 use serde_json::Value;
@@ -52,13 +55,29 @@ impl Rule {
         &self.text
     }
 
-    /// Whether the value keeps the rule; none when it cannot be said.
+    /// Whether the value keeps the rule; none when it cannot be said, which [`failed`] then tells.
     fn holds(&self, context: &Context<'_, '_>) -> Option<bool> {
-        match self.program.as_ref()?.execute(context) {
-            Ok(cel::Value::Bool(holds)) => Some(holds),
-            _ => None,
+        let program = self.program.as_ref()?;
+        // As in `compile`: one rule must not take the operator down.
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| program.execute(context)));
+        if let Ok(Ok(cel::Value::Bool(holds))) = result {
+            return Some(holds);
         }
+        let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert(self.text.clone());
+        None
     }
+}
+
+/// Rules that compiled and then could not be evaluated for some object. Bounded by the rules that there are.
+static FAILED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Rules that could not be evaluated for some object so far.
+pub(super) fn failed() -> BTreeSet<String> {
+    FAILED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
 }
 
 /// Words that are no identifiers in the language; a property of such a name is `__name__` in rules.

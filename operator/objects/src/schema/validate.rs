@@ -47,7 +47,7 @@ impl Node {
             fail(format!(
                 "unsupported value {}; use {}",
                 value,
-                allowed.join(", ")
+                alternatives(&allowed)
             ));
             return;
         }
@@ -216,20 +216,21 @@ impl Node {
     }
 
     fn unknown(&self, name: &str) -> String {
-        let nearest = self
-            .properties
-            .keys()
-            .map(|known| (distance(known, name), known))
-            .min();
-        match nearest {
-            Some((distance, known)) if distance <= 1 + name.len() / 4 => {
-                format!("unknown field; did you mean {known}?")
-            }
-            _ => {
+        match hint(name, self.properties.keys().map(String::as_str)) {
+            Some(known) => format!("unknown field; did you mean {known}?"),
+            None => {
                 let known: Vec<&str> = self.properties.keys().map(String::as_str).collect();
                 format!("unknown field; there are {}", known.join(", "))
             }
         }
+    }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn alternatives(names: &[String]) -> String {
+    match names {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -248,6 +249,15 @@ fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The nearest of `known`, if one is near enough to be what was meant.
+pub(crate) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (distance(known, name), known))
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + name.len() / 4)
+        .map(|(_, known)| known)
 }
 
 /// Edits between two names, without regard to case (Levenshtein).

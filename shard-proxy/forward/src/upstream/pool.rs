@@ -193,7 +193,8 @@ impl Pools {
             Some(idle) => (idle.sender, idle._open),
             None => {
                 let open = self.count_open(endpoint)?;
-                match self.open_http1(&in_flight.0).await {
+                // Boxed: opening is rare and its future large; it would be moved with each request's.
+                match Box::pin(self.open_http1(&in_flight.0)).await {
                     Ok(sender) => (sender, open),
                     Err(error) => {
                         let request = Box::new(request);
@@ -246,7 +247,7 @@ impl Pools {
         let was_open = reused.is_some();
         let shared = match reused {
             Some(shared) => Ok(shared),
-            None => self.open_shared(&in_flight.0).await,
+            None => Box::pin(self.open_shared(&in_flight.0)).await,
         };
         let (mut sender, generation) = match shared {
             Ok(shared) => shared,
