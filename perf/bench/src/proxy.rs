@@ -127,8 +127,11 @@ struct Peer(Child);
 
 impl Peer {
     fn start(mut command: Command, address: &str) -> anyhow::Result<Self> {
-        let mut peer = Self(command.spawn()?);
         let address: SocketAddr = address.parse()?;
+        if TcpStream::connect(address).is_ok() {
+            bail!("something listens on {address} already; stop it");
+        }
+        let mut peer = Self(command.spawn()?);
         let until = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
             if Instant::now() > until || peer.0.try_wait()?.is_some() {
@@ -146,7 +149,8 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Asked, not killed: a master that is killed leaves its workers behind.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }

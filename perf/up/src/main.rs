@@ -16,7 +16,7 @@ mod show;
 mod supervise;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -105,6 +105,12 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     };
     // What an earlier run left says nothing about this one.
     let found_by = flags.data.join("operator.json");
+    if let Some(pid) = running(&found_by) {
+        bail!(
+            "process {pid} runs on the data folder {}; stop it, or give this one a folder of its own by --data",
+            flags.data.display()
+        );
+    }
     let _ = std::fs::remove_file(&found_by);
     let port = |n: u16| flags.port_base.map_or(0, |base| base.saturating_add(n));
 
@@ -202,6 +208,14 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     say("ready; edit the folder and watch. Ctrl-C stops");
     std::future::pending::<()>().await;
     Ok(())
+}
+
+/// The operator that the file tells of, if it is alive.
+fn running(found_by: &Path) -> Option<u64> {
+    let info: Value = serde_json::from_str(&std::fs::read_to_string(found_by).ok()?).ok()?;
+    let pid = info["pid"].as_u64()?;
+    let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (program.trim() == "operator").then_some(pid)
 }
 
 async fn operator_info(found_by: &PathBuf) -> anyhow::Result<Value> {

@@ -40,6 +40,9 @@ pub(crate) async fn curls(admin: SocketAddr, folder: &Path, data: &Path) -> anyh
         .iter()
         .filter(|document| document.kind == "HTTPRoute")
     {
+        if !accepted(&statuses, route) {
+            continue;
+        }
         let programmed = |namespace: &str, name: &str| {
             list(&statuses).any(|status| {
                 status["kind"] == "Gateway"
@@ -87,17 +90,44 @@ pub(crate) async fn curls(admin: SocketAddr, folder: &Path, data: &Path) -> anyh
                     else {
                         continue;
                     };
-                    println!(
-                        "curl -s --cacert {certificate} --resolve {host}:{port}:{address} https://{host}:{port}{path}"
-                    );
+                    let resolve = quoted(&format!("{host}:{port}:{address}"));
+                    let url = quoted(&format!("https://{host}:{port}{path}"));
+                    let certificate = quoted(&certificate);
+                    println!("curl -s --cacert {certificate} --resolve {resolve} {url}");
                 } else {
-                    println!("curl -s -H 'Host: {host}' http://{address}:{port}{path}");
+                    let header = quoted(&format!("Host: {host}"));
+                    let url = quoted(&format!("http://{address}:{port}{path}"));
+                    println!("curl -s -H {header} {url}");
                 }
             }
         }
     }
     println!();
     Ok(())
+}
+
+/// A text as one word of a shell: what manifests hold is never run.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@%+=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// Whether a route's newest form is accepted by all of its parents.
+fn accepted(statuses: &Value, route: &operator_source::Document) -> bool {
+    let status = list(statuses).find(|status| {
+        status["kind"] == "HTTPRoute"
+            && status["namespace"] == *route.namespace
+            && status["name"] == *route.name
+    });
+    let Some(status) = status else { return false };
+    list(&status["status"]["parents"])
+        .flat_map(|parent| list(&parent["conditions"]))
+        .filter(|condition| condition["type"] == "Accepted")
+        .all(|condition| condition["status"] == "True")
 }
 
 /// A host that both the route and the listener take.
@@ -158,4 +188,19 @@ fn certificate(
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_a_manifest_holds_is_one_word_of_a_shell() {
+        assert_eq!(quoted("http://127.1.0.1:80/a/b"), "http://127.1.0.1:80/a/b");
+        assert_eq!(
+            quoted("http://127.1.0.1/x;echo no"),
+            "'http://127.1.0.1/x;echo no'"
+        );
+        assert_eq!(quoted("Host: it's"), r"'Host: it'\''s'");
+    }
 }

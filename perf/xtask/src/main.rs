@@ -100,6 +100,15 @@ fn bench(arguments: Vec<OsString>) -> Result<(), String> {
             "/usr/include/google/protobuf/descriptor.proto",
         ],
     )?;
+    setup::packages(
+        &["wrk", "nghttp2-client", "nginx-light", "haproxy"],
+        &[
+            "/usr/bin/wrk",
+            "/usr/bin/h2load",
+            "/usr/sbin/nginx",
+            "/usr/sbin/haproxy",
+        ],
+    )?;
     let bin = build(&[
         "operator",
         "shard-proxy",
