@@ -103,6 +103,22 @@ fn measure(size: usize, samples: usize, pause: Duration) -> anyhow::Result<Measu
         .map(|address| Probe::open(*address))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let (operator, pids) = (run.operator()?, run.shards());
+    if pids.len() != shards.len() {
+        bail!(
+            "{} of {} shard processes were found",
+            pids.len(),
+            shards.len()
+        );
+    }
+    // Everything that was there before is served, by each shard.
+    if let Some(last) = size.checked_sub(1) {
+        for probe in &mut probes {
+            let status = probe.status(&format!("r{last}.bench.test"))?;
+            if status != 200 {
+                bail!("the last route answers {status} before the first change");
+            }
+        }
+    }
     let mut bare = Bare::new(run.folder.parent().unwrap_or(&run.folder))?;
     let shard_rss_mib = pids.iter().map(|pid| rss_mib(*pid)).fold(0.0, f64::max);
     let mut other = BTreeMap::new();
@@ -114,6 +130,12 @@ fn measure(size: usize, samples: usize, pause: Duration) -> anyhow::Result<Measu
         let host = format!("{name}.bench.test");
         let cpu = |pids: &[u32]| pids.iter().map(|pid| cpu_ns(*pid)).sum::<u64>();
         let (operator_before, shard_before) = (cpu_ns(operator), cpu(&pids));
+        for probe in &mut probes {
+            let before = probe.status(&host)?;
+            if before != 404 {
+                *other.entry(before).or_insert(0) += 1;
+            }
+        }
         let began = Instant::now();
         run.put(&format!("{name}.yaml"), &route(&name))?;
         for probe in &mut probes {
