@@ -12,6 +12,8 @@ mod propagation;
 mod proxy;
 mod run;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 /// Measures Shardway.
@@ -51,8 +53,11 @@ enum Bench {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
-    /// CPU for each proxied request, beside HAProxy
+    /// CPU for each proxied request, beside HAProxy and Envoy
     Proxy {
+        /// Envoy's program; `cargo xtask bench proxy` gets it
+        #[arg(long, value_name = "FILE")]
+        envoy: Option<PathBuf>,
         /// Seconds of each round
         #[arg(long, default_value_t = 6)]
         seconds: u64,
@@ -67,7 +72,11 @@ fn main() -> anyhow::Result<()> {
         Bench::Hosts { hosts, samples } => propagation::hosts(hosts, samples),
         Bench::Propagation { routes, samples } => propagation::propagation(&routes, samples),
         Bench::Change { changes, seconds } => change::change(changes, seconds),
-        Bench::Proxy { seconds, rounds } => proxy::proxy(seconds, rounds),
+        Bench::Proxy {
+            envoy,
+            seconds,
+            rounds,
+        } => proxy::proxy(seconds, rounds, envoy.as_deref()),
     }
 }
 

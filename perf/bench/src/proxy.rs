@@ -1,11 +1,14 @@
-//! CPU for each proxied request: HTTP/1.1 keep-alive, 1 KiB, 64 connections, one core, beside HAProxy.
+//! CPU for each proxied request: HTTP/1.1 keep-alive, 1 KiB, 64 connections, one core, beside HAProxy and Envoy.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::json;
 
 use crate::proc::{cpu_ns, quantile};
 use crate::run::{Run, base};
@@ -13,9 +16,11 @@ use crate::verdict;
 
 const BACKEND: &str = "127.0.0.1:19000";
 const HAPROXY: &str = "127.0.0.1:19102";
+const ENVOY: &str = "127.0.0.1:19103";
 
-/// `proxy`: rounds alternate between the two; the proxy has CPU 0, load and backend have CPU 1.
-pub(crate) fn proxy(seconds: u64, rounds: usize) -> anyhow::Result<()> {
+/// `proxy`: rounds go from one to the next; the proxy has CPU 0, load and backend have CPU 1. `envoy` is its program;
+/// without one it is left out, and said so.
+pub(crate) fn proxy(seconds: u64, rounds: usize, envoy: Option<&Path>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
     let body = "x".repeat(1024);
@@ -40,6 +45,18 @@ pub(crate) fn proxy(seconds: u64, rounds: usize) -> anyhow::Result<()> {
     let mut command = pinned("0", "haproxy");
     command.arg("-db").arg("-f").arg(path("haproxy.cfg"));
     let haproxy = Peer::start(command, HAPROXY).context("apt-get install haproxy")?;
+    let envoy = envoy
+        .map(|program| {
+            fs::write(path("envoy.json"), envoy_config().to_string())?;
+            let mut command = pinned("0", program.as_os_str());
+            command
+                .arg("-c")
+                .arg(path("envoy.json"))
+                .args(["--concurrency", "1", "--log-level", "error"])
+                .args(["--disable-hot-restart"]);
+            Peer::start(command, ENVOY).context("start envoy")
+        })
+        .transpose()?;
     let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: bench}\nspec:\n  parentRefs: [{name: web}]\n  rules: [{backendRefs: [{name: b, port: 80}]}]\n";
     let run = Run::start(
         &[("base.yaml".into(), format!("{}{route}", base(BACKEND)))],
@@ -52,42 +69,123 @@ pub(crate) fn proxy(seconds: u64, rounds: usize) -> anyhow::Result<()> {
         .first()
         .copied()
         .context("the shard's process")?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut proxies = vec![
+        Measured::new("shardway", shard, &address.to_string(), None),
+        Measured::new("haproxy", haproxy.pid(), HAPROXY, Some(1.3)),
+    ];
+    match &envoy {
+        Some(envoy) => proxies.push(Measured::new("envoy", envoy.pid(), ENVOY, Some(0.45))),
+        None => println!("  envoy is left out: --envoy names no program"),
+    }
     for round in 0..rounds {
-        for (name, pid, at, all) in [
-            ("shardway", shard, address.to_string(), &mut ours),
-            ("haproxy", haproxy.pid(), HAPROXY.to_owned(), &mut theirs),
-        ] {
-            wrk(&at, 1)?;
-            let before = cpu_ns(pid);
-            let requests = wrk(&at, seconds)?;
-            let us = (cpu_ns(pid) - before) as f64 / 1000.0 / requests as f64;
-            println!("  round {round} {name}: {requests} requests, {us:.2} us CPU each");
-            all.push(us);
+        for proxy in &mut proxies {
+            proxy.round(round, seconds)?;
         }
     }
-    ours.sort_by(f64::total_cmp);
-    theirs.sort_by(f64::total_cmp);
     println!("proxy: HTTP/1.1 keep-alive, 1 KiB, 64 connections, one core, routing and metrics on");
-    println!(
-        "  us CPU for each request: shardway min {:.2} median {:.2}, haproxy min {:.2} median {:.2}",
-        ours[0],
-        quantile(&ours, 0.5),
-        theirs[0],
-        quantile(&theirs, 0.5)
-    );
-    verdict(
-        "CPU / HAProxy's CPU, medians",
-        quantile(&ours, 0.5) / quantile(&theirs, 0.5),
-        1.3,
-    );
+    for proxy in &mut proxies {
+        proxy.us.sort_by(f64::total_cmp);
+        println!(
+            "  {}: us CPU for each request min {:.2} median {:.2}",
+            proxy.name,
+            proxy.us[0],
+            proxy.median()
+        );
+    }
+    let ours = proxies[0].median();
+    for peer in &proxies[1..] {
+        let Some(limit) = peer.ratio_max else {
+            continue;
+        };
+        verdict(
+            &format!("CPU / {}'s CPU, medians", peer.name),
+            ours / peer.median(),
+            limit,
+        );
+    }
     Ok(())
 }
 
-fn pinned(cpu: &str, program: &str) -> Command {
+/// One proxy and what its requests cost.
+struct Measured {
+    name: &'static str,
+    pid: u32,
+    address: String,
+    /// What ours may cost, as a share of this one's cost.
+    ratio_max: Option<f64>,
+    us: Vec<f64>,
+}
+
+impl Measured {
+    fn new(name: &'static str, pid: u32, address: &str, ratio_max: Option<f64>) -> Self {
+        Self {
+            name,
+            pid,
+            address: address.to_owned(),
+            ratio_max,
+            us: Vec::new(),
+        }
+    }
+
+    fn round(&mut self, round: usize, seconds: u64) -> anyhow::Result<()> {
+        wrk(&self.address, 1)?;
+        let before = cpu_ns(self.pid);
+        let requests = wrk(&self.address, seconds)?;
+        let spent = Duration::from_nanos(cpu_ns(self.pid) - before);
+        let us = spent.as_secs_f64() * 1e6 / requests as f64;
+        let busy = spent.as_secs_f64() / seconds as f64;
+        println!(
+            "  round {round} {}: {requests} requests, {us:.2} us CPU each, {:.0}% of its core",
+            self.name,
+            busy * 100.0
+        );
+        self.us.push(us);
+        Ok(())
+    }
+
+    fn median(&self) -> f64 {
+        quantile(&self.us, 0.5)
+    }
+}
+
+/// One listener, one route, one cluster; statistics and request ids as they are by default.
+fn envoy_config() -> serde_json::Value {
+    let at = |address: &str| {
+        let (host, port) = address.split_once(':').unwrap_or((address, "0"));
+        json!({"socket_address": {"address": host, "port_value": port.parse::<u16>().unwrap_or(0)}})
+    };
+    let filters = "type.googleapis.com/envoy.extensions.filters";
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "c"}});
+    let limits =
+        json!({"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096});
+    json!({"static_resources": {
+        "listeners": [{"name": "l", "address": at(ENVOY), "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": format!("{filters}.network.http_connection_manager.v3.HttpConnectionManager"),
+                "stat_prefix": "h",
+                "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [route]}]},
+                "http_filters": [{
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": format!("{filters}.http.router.v3.Router")},
+                }],
+            },
+        }]}]}],
+        "clusters": [{
+            "name": "c", "type": "STATIC", "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [limits]},
+            "load_assignment": {"cluster_name": "c", "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": at(BACKEND)}}]},
+            ]},
+        }],
+    }})
+}
+
+fn pinned(cpu: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command
-        .args(["-c", cpu, program])
+        .args(["-c", cpu])
+        .arg(program)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

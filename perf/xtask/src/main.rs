@@ -118,7 +118,16 @@ fn bench(arguments: Vec<OsString>) -> Result<(), String> {
         "perf-bench",
     ])?;
     let mut command = Command::new(bin.join("shardway-bench"));
+    let proxy = arguments.first().is_some_and(|name| name == "proxy");
     command.args(arguments);
+    if proxy {
+        match setup::envoy(&target().join("peers")) {
+            Ok(envoy) => {
+                command.arg("--envoy").arg(envoy);
+            }
+            Err(error) => println!("xtask: without envoy: {error}"),
+        }
+    }
     Err(format!("start shardway-bench: {}", command.exec()))
 }
 
