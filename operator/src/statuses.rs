@@ -19,6 +19,8 @@ use crate::pipeline::Pipeline;
 
 /// How often statuses are written to disk: several changes of one object within it become one file.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
+/// Pause after one could not be written.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes statuses that have changed, beside the pipeline, for ever.
 pub(crate) async fn save(statuses: Arc<RwLock<StatusFolder>>) {
@@ -26,23 +28,27 @@ pub(crate) async fn save(statuses: Arc<RwLock<StatusFolder>>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        save_now(Arc::clone(&statuses)).await;
+        if !save_now(Arc::clone(&statuses)).await {
+            tokio::time::sleep(SAVE_AGAIN).await;
+        }
     }
 }
 
-/// Writes statuses that have changed.
-pub(crate) async fn save_now(statuses: Arc<RwLock<StatusFolder>>) {
+/// Writes statuses that have changed. Gives whether all could be written; those that could not stay for the next time.
+pub(crate) async fn save_now(statuses: Arc<RwLock<StatusFolder>>) -> bool {
     let unsaved = statuses.write().unsaved();
     if unsaved.is_empty() {
-        return;
+        return true;
     }
     let errors = tokio::task::spawn_blocking(move || unsaved.write())
         .await
         .unwrap_or_default();
-    for error in errors.iter().take(1) {
+    if let Some(error) = errors.first() {
         let more = errors.len() - 1;
-        tracing::error!(error = %Chain(error), more, "status is not on disk; the admin endpoint has it");
+        tracing::error!(error = %Chain(error), more, "status is not on disk yet; the admin endpoint has it");
+        statuses.write().keep_unsaved(&errors);
     }
+    errors.is_empty()
 }
 
 impl Pipeline {

@@ -1,17 +1,24 @@
 //! Statuses as files: `DATA/status/<Kind>/<namespace>/<name>.yaml`, `_` for no namespace. What an API server is in a
 //! cluster, these files are here: they survive a restart, so that transition times do.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use api::ObjectKey;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
 use crate::times::keep_transition_times;
 
-/// A status could not be written. Serving goes on; the next change of the object tries again.
+/// File below the root that holds content on its way, or the content that it took the place of.
+const SPARE: &str = ".spare";
+/// Longest name of a status file, bytes; most file systems take 255.
+const FILE_NAME_MAX: usize = 240;
+
+/// A status could not be written. Serving goes on; it is tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("write status of {object} to {}", path.display())]
 pub struct WriteError {
@@ -32,22 +39,34 @@ pub struct StatusFolder {
     unsaved: BTreeSet<ObjectKey>,
 }
 
+impl WriteError {
+    /// Whose status it is.
+    pub fn object(&self) -> &ObjectKey {
+        &self.object
+    }
+}
+
 /// Files to write or, without a document, to remove.
 #[derive(Debug, Default)]
-pub struct Unsaved(Vec<(ObjectKey, PathBuf, Option<Value>)>);
+pub struct Unsaved {
+    /// Where new content is written before it takes a file's place.
+    spare: PathBuf,
+    files: Vec<(ObjectKey, PathBuf, Option<Value>)>,
+}
 
 impl Unsaved {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty()
     }
 
-    /// Writes the files, each whole or not at all. Gives what could not be written.
+    /// Writes the files, each whole or not at all. Gives what could not be written; [`StatusFolder::keep_unsaved`] takes
+    /// it for the next time. One call at a time for a folder.
     pub fn write(self) -> Vec<WriteError> {
         let mut errors = Vec::new();
-        for (object, path, document) in self.0 {
+        for (object, path, document) in self.files {
             let written = match document {
-                Some(document) => write(&path, &document),
+                Some(document) => write(&self.spare, &path, &document),
                 // Gone already, or left behind: it is overwritten when the object returns.
                 None => fs::remove_file(&path).or(Ok(())),
             };
@@ -121,7 +140,16 @@ impl StatusFolder {
             });
             (key, path, document)
         });
-        Unsaved(files.collect())
+        Unsaved {
+            spare: self.root.join(SPARE),
+            files: files.collect(),
+        }
+    }
+
+    /// Takes back what could not be written.
+    pub fn keep_unsaved(&mut self, errors: &[WriteError]) {
+        let objects = errors.iter().map(|error| error.object().clone());
+        self.unsaved.extend(objects);
     }
 
     /// Sets a status; transition times are kept where the status of a condition stays. Returns whether it changed.
@@ -164,8 +192,18 @@ impl StatusFolder {
         self.root
             .join(&key.kind)
             .join(namespace)
-            .join(format!("{}.yaml", key.name))
+            .join(format!("{}.yaml", file_stem(&key.name)))
     }
+}
+
+/// A name that is too long for a file is cut and told from others by its hash.
+fn file_stem(name: &str) -> Cow<'_, str> {
+    if name.len() <= FILE_NAME_MAX {
+        return Cow::Borrowed(name);
+    }
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    let cut = name.floor_char_boundary(FILE_NAME_MAX - 17);
+    Cow::Owned(format!("{}~{}", &name[..cut], &hash[..16]))
 }
 
 fn read(path: &Path) -> Option<(ObjectKey, Value)> {
@@ -180,15 +218,20 @@ fn read(path: &Path) -> Option<(ObjectKey, Value)> {
     Some((key, document.get("status")?.clone()))
 }
 
-/// Whole or not at all: a reader never sees half a file.
-fn write(path: &Path, document: &Value) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+/// Whole or not at all: a reader never sees half a file. The new content and the old change places, so that no inode is
+/// made or freed: ext4 looks long for an inode while many were freed in the last seconds.
+fn write(spare: &Path, path: &Path, document: &Value) -> io::Result<()> {
     let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.new"));
-    fs::write(&temporary, text)?;
-    fs::rename(&temporary, path)
+    fs::write(spare, text)?;
+    let exchange = |spare, path| renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE);
+    if exchange(spare, path).is_ok() {
+        return Ok(());
+    }
+    // No file yet, or a file system that cannot exchange.
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::rename(spare, path)
 }
 
 #[cfg(test)]
@@ -248,5 +291,40 @@ mod tests {
                 .starts_with("write status of HTTPRoute team-a/shop to ")
         );
         assert!(folder.status(&key()).is_some());
+        // It is written once it can be.
+        assert!(folder.unsaved().is_empty());
+        folder.keep_unsaved(&errors);
+        fs::remove_file(root.path().join("HTTPRoute")).unwrap();
+        assert!(folder.unsaved().write().is_empty());
+        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 1);
+    }
+
+    #[test]
+    fn a_changed_status_takes_no_new_file() {
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        let path = root.path().join("HTTPRoute/team-a/shop.yaml");
+        let mut seen = BTreeSet::new();
+        for value in ["a", "b", "c", "d", "e"] {
+            folder.set(&key(), status(value), "now");
+            assert!(folder.unsaved().write().is_empty());
+            seen.insert(fs::metadata(&path).unwrap().ino());
+            assert!(fs::read_to_string(&path).unwrap().contains(value));
+        }
+        assert_eq!(seen.len(), 2, "two files change places");
+    }
+
+    #[test]
+    fn a_name_of_253_characters_has_a_file() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = StatusFolder::open(root.path()).unwrap();
+        for last in ["x", "y"] {
+            let name = format!("{}{last}", "n".repeat(252));
+            let key = ObjectKey::new("gateway.networking.k8s.io", "HTTPRoute", "team-a", &name);
+            folder.set(&key, status("True"), "now");
+        }
+        assert!(folder.unsaved().write().is_empty());
+        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 2);
     }
 }
