@@ -1,4 +1,4 @@
-//! What crosses every boundary of Shardway: structural ids, revisions, condition and reason names.
+//! What crosses every boundary of Shardway: structural ids, revisions, condition and reason names, the form of a path.
 //!
 //! ```text
 //!   api  <--  api/snapshot, api/wire, operator/*, shard-proxy/*      (it depends on nothing else of ours)
@@ -13,6 +13,7 @@
 
 pub mod condition;
 pub mod id;
+pub mod path;
 
 pub use id::{
     BackendKey, CertificateKey, GatewayKey, ObjectKey, Revision, RouteKey, RouteKind, ShardId,

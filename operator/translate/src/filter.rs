@@ -1,9 +1,12 @@
 //! Filters of a rule or a backendRef.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use api::condition::reasons;
+use api::path::normalise;
 use api_snapshot::config::{Filter, HeaderChanges, NameValue, PathChange, Redirect, Rewrite};
+use http::{HeaderName, HeaderValue};
 use operator_objects::spec::{
     HeaderModifier, HttpFilter, HttpMatch, PathModifier, RequestRedirect,
 };
@@ -42,7 +45,7 @@ pub(crate) fn filters(
             }
             HttpFilter::UrlRewrite(rewrite) => Filter::Rewrite(Rewrite {
                 hostname: rewrite.hostname.clone(),
-                path: path_change(rewrite.path.as_ref(), matches, &at)?,
+                path: path_change(rewrite.path.as_ref(), matches, Query::Refused, &at)?,
             }),
             HttpFilter::ExtensionRef { group, kind, name } => {
                 let message = format!(
@@ -97,10 +100,30 @@ fn type_name(filter: &HttpFilter) -> &'static str {
 }
 
 /// Source: gateway-api v1 `HTTPHeaderFilter`: one action for each name; of equal names in one list the first counts.
+///
+/// The schema leaves names to remove open. A shard that cannot read one refuses all that comes with it, so they are read here
+/// as there.
 fn header_changes(
     changes: &HeaderModifier,
     at: &dyn std::fmt::Display,
 ) -> Result<HeaderChanges, Problem> {
+    let unsupported = |message: String| Problem::new(reasons::UNSUPPORTED_VALUE, message);
+    let named = changes.set.iter().chain(&changes.add);
+    for name in named.clone().map(|(name, _)| name).chain(&changes.remove) {
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(unsupported(format!(
+                "{at}: {name:?} is no name of a header; use letters, digits and !#$%&'*+-.^_`|~"
+            )));
+        }
+    }
+    if let Some((name, _)) = named
+        .clone()
+        .find(|(_, value)| HeaderValue::from_str(value).is_err())
+    {
+        return Err(unsupported(format!(
+            "{at}: the value for header {name} has characters that no header may have; use visible ASCII"
+        )));
+    }
     let first_of = |list: &[(String, String)]| -> Vec<NameValue> {
         let mut out: Vec<NameValue> = Vec::with_capacity(list.len());
         for (name, value) in list {
@@ -132,7 +155,7 @@ fn header_changes(
             "{at}: header {} has more than one action; keep one",
             pair[0]
         );
-        return Err(Problem::new(reasons::UNSUPPORTED_VALUE, message));
+        return Err(unsupported(message));
     }
     Ok(HeaderChanges { set, add, remove })
 }
@@ -161,21 +184,35 @@ fn redirection(
     Ok(Redirect {
         scheme: redirect.scheme.clone(),
         hostname: redirect.hostname.clone(),
-        path: path_change(redirect.path.as_ref(), matches, at)?,
+        path: path_change(redirect.path.as_ref(), matches, Query::Taken, at)?,
         port: redirect.port,
         status: redirect.status_code,
     })
+}
+
+/// Whether a path may bring a query along: that of a redirect may, the backend's own would be lost in a rewrite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Query {
+    Taken,
+    Refused,
 }
 
 /// Source: gateway-api v1 `HTTPPathModifier.replacePrefixMatch`: only beside exactly one PathPrefix match.
 fn path_change(
     path: Option<&PathModifier>,
     matches: &[HttpMatch],
+    query: Query,
     at: &dyn std::fmt::Display,
 ) -> Result<Option<PathChange>, Problem> {
+    let unsupported = |message: String| Err(Problem::new(reasons::UNSUPPORTED_VALUE, message));
     Ok(match path {
         None => None,
-        Some(PathModifier::Full(path)) => Some(PathChange::Full(path.clone())),
+        Some(PathModifier::Full(path)) => match replacement(path, query) {
+            Some(path) => Some(PathChange::Full(path)),
+            None => {
+                return unsupported(format!("{at}.path.replaceFullPath: {path:?} {NO_PATH}"));
+            }
+        },
         Some(PathModifier::Prefix(prefix)) => {
             // No match at all is the default one, PathPrefix "/".
             if matches.len() > 1
@@ -183,14 +220,43 @@ fn path_change(
                     .first()
                     .is_some_and(|one| one.path.kind != "PathPrefix")
             {
-                let message = format!(
+                return unsupported(format!(
                     "{at}: replacePrefixMatch needs a rule with exactly one match, of type PathPrefix"
-                );
-                return Err(Problem::new(reasons::UNSUPPORTED_VALUE, message));
+                ));
             }
-            Some(PathChange::Prefix(prefix.clone()))
+            // Nothing to put in the prefix's place takes it away.
+            let new = match prefix.as_str() {
+                "" => Some(String::new()),
+                prefix => replacement(prefix, Query::Refused),
+            };
+            match new {
+                Some(prefix) => Some(PathChange::Prefix(prefix)),
+                None => {
+                    return unsupported(format!(
+                        "{at}.path.replacePrefixMatch: {prefix:?} {NO_PATH}"
+                    ));
+                }
+            }
         }
     })
+}
+
+const NO_PATH: &str = "is no path that can be sent; escape what is not ASCII, spaces, ? and #, and leave out encoded slashes and backslashes";
+
+/// The path that replaces another, in normal form; none when it is refused. A leading `/` may be left out.
+fn replacement(path: &str, query: Query) -> Option<String> {
+    let (path, rest) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
+    if !rest.is_empty()
+        && (query == Query::Refused || !rest.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        return None;
+    }
+    let rooted = if path.starts_with('/') {
+        Cow::Borrowed(path)
+    } else {
+        Cow::Owned(format!("/{path}"))
+    };
+    Some(normalise(&rooted)?.into_owned() + rest)
 }
 
 #[cfg(test)]
@@ -219,6 +285,53 @@ mod tests {
             .collect();
         assert_eq!(set, [("x-one", "first"), ("x-two", "other")]);
         assert_eq!(changes.remove, ["x-gone"]);
+    }
+
+    #[test]
+    fn names_and_values_that_a_shard_cannot_read_are_refused() {
+        for name in ["", "x-debug ", "X Foo", "caf\u{e9}", "x:y"] {
+            let changes = HeaderModifier {
+                remove: vec!["x-good".into(), name.into()],
+                ..HeaderModifier::default()
+            };
+            let problem = header_changes(&changes, &"here").unwrap_err();
+            assert!(
+                problem
+                    .message
+                    .starts_with(&format!("here: {name:?} is no name")),
+                "{}",
+                problem.message
+            );
+        }
+        let changes = HeaderModifier {
+            add: pairs(&[("x-one", "a\nb")]),
+            ..HeaderModifier::default()
+        };
+        let problem = header_changes(&changes, &"here").unwrap_err();
+        assert!(
+            problem.message.contains("header x-one"),
+            "{}",
+            problem.message
+        );
+    }
+
+    #[test]
+    fn replacements_are_normalised_or_refused() {
+        for (path, query, expected) in [
+            ("/one", Query::Refused, Some("/one")),
+            ("one", Query::Refused, Some("/one")),
+            ("", Query::Refused, Some("/")),
+            ("/a/%7eb%c3%a9", Query::Refused, Some("/a/~b%C3%A9")),
+            ("/a/../b", Query::Refused, Some("/b")),
+            ("/a b", Query::Refused, None),
+            ("/caf\u{e9}", Query::Refused, None),
+            ("/a%2fb", Query::Refused, None),
+            ("/a?b=c", Query::Refused, None),
+            ("/a?b=c", Query::Taken, Some("/a?b=c")),
+            ("/a?b c", Query::Taken, None),
+        ] {
+            assert_eq!(replacement(path, query).as_deref(), expected, "{path}");
+        }
     }
 
     #[test]

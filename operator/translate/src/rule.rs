@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use api::BackendKey;
 use api::condition::reasons;
+use api::path::normalise;
 use api_snapshot::config::{
     BackendTarget, NameValue, PathMatch, RouteMatch, RuleSpec, Timeouts, WeightedBackend,
 };
@@ -174,27 +175,37 @@ fn matches(list: &[HttpMatch], at: &str) -> Result<Vec<RouteMatch>, Problem> {
     Ok(out)
 }
 
+/// The path in the form that requests have when they are matched. Two values of one form are one match.
+///
 /// Source: gateway-api v1 `PathMatchType`: starts with `/`, no empty elements; unknown types are `UnsupportedValue`.
 fn path(path: &HttpPathMatch, at: &dyn std::fmt::Display) -> Result<PathMatch, Problem> {
     let unsupported = |message: String| Err(Problem::new(reasons::UNSUPPORTED_VALUE, message));
-    let value = path.value.as_str();
-    match path.kind.as_str() {
-        "Exact" | "PathPrefix" if !value.starts_with('/') || value.contains("//") => unsupported(
-            format!("{at}.path.value: {value:?} must start with / and have no empty elements"),
-        ),
-        "Exact" => Ok(PathMatch::Exact(value.into())),
-        "PathPrefix" => {
-            let trimmed = value.trim_end_matches('/');
-            Ok(PathMatch::Prefix(if trimmed.is_empty() {
-                "/".into()
-            } else {
-                trimmed.into()
-            }))
-        }
-        kind => unsupported(format!(
-            "{at}.path.type: {kind} is not served; use Exact or PathPrefix"
-        )),
+    if !matches!(path.kind.as_str(), "Exact" | "PathPrefix") {
+        return unsupported(format!(
+            "{at}.path.type: {} is not served; use Exact or PathPrefix",
+            path.kind
+        ));
     }
+    let value = path.value.as_str();
+    if !value.starts_with('/') || value.contains("//") {
+        return unsupported(format!(
+            "{at}.path.value: {value:?} must start with / and have no empty elements"
+        ));
+    }
+    let Some(normal) = normalise(value) else {
+        return unsupported(format!(
+            "{at}.path.value: {value:?} is a path that no request may have; escape what is not ASCII, and leave out encoded slashes and backslashes"
+        ));
+    };
+    if path.kind == "Exact" {
+        return Ok(PathMatch::Exact(normal.into_owned()));
+    }
+    let trimmed = normal.trim_end_matches('/');
+    Ok(PathMatch::Prefix(if trimmed.is_empty() {
+        "/".into()
+    } else {
+        trimmed.into()
+    }))
 }
 
 /// Source: gateway-api v1 `HTTPHeaderMatch.name`, `HTTPQueryParamMatch.name`: of equal names the first counts.
