@@ -10,6 +10,8 @@ pub mod types {
     pub const PROGRAMMED: &str = "Programmed";
     /// All references were found and are permitted.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
+    /// All addresses that the Gateway asks for are its own.
+    pub const ADDRESSES_ASSIGNED: &str = "AddressesAssigned";
     /// The listener conflicts with another one of the same Gateway.
     pub const CONFLICTED: &str = "Conflicted";
     /// The listener's certificates overlap with those of another listener on the port.
@@ -40,7 +42,10 @@ pub mod reasons {
         UNSUPPORTED = "Unsupported",
         SUPPORTED_VERSION = "SupportedVersion",
         LISTENERS_NOT_VALID = "ListenersNotValid",
+        LISTENERS_NOT_RESOLVED = "ListenersNotResolved",
         NO_RESOURCES = "NoResources",
+        ADDRESSES_ASSIGNED = "AddressesAssigned",
+        NOT_ASSIGNED = "NotAssigned",
         ADDRESS_NOT_ASSIGNED = "AddressNotAssigned",
         ADDRESS_NOT_USABLE = "AddressNotUsable",
         UNSUPPORTED_ADDRESS = "UnsupportedAddress",

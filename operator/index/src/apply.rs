@@ -51,7 +51,8 @@ impl Index {
         }
     }
 
-    /// Marks the object if it has a status. Of a Service or Secret that was never good, those who refer to it say why.
+    /// Marks the object if it has a status. Of a Service that was never good, those who refer to it say why; of a Secret they
+    /// always do, for an older certificate than the one that was meant is served.
     fn mark_rejection(&self, key: &ObjectKey, dirty: &mut Dirty) {
         dirty.mark(key);
         match (key.group.as_str(), key.kind.as_str()) {
@@ -65,11 +66,9 @@ impl Index {
             }
             ("", "Secret") => {
                 let secret = CertificateKey::new(&key.namespace, &key.name);
-                if !self.secrets.contains_key(&secret) {
-                    dirty
-                        .gateways
-                        .extend(self.links.gateways_by_secret.of(&secret).cloned());
-                }
+                dirty
+                    .gateways
+                    .extend(self.links.gateways_by_secret.of(&secret).cloned());
             }
             _ => {}
         }

@@ -423,7 +423,18 @@ fn a_rejected_service_or_secret_that_was_never_good_marks_those_who_refer_to_it(
         &["route a/one", "route c/two"],
     );
     check(&mut index, reject(secret_key.clone()), &["gateway a/web"]);
-    check(&mut index, Event::Delete(secret_key), &["gateway a/web"]);
+    check(
+        &mut index,
+        Event::Delete(secret_key.clone()),
+        &["gateway a/web"],
+    );
+    index.apply(Event::Apply(Object::Secret(secret("one"))));
+    check(&mut index, reject(secret_key), &["gateway a/web"]);
+    check(
+        &mut index,
+        Event::Apply(Object::Secret(secret("one"))),
+        &["gateway a/web"],
+    );
     index.apply(Event::Apply(Object::Service(service(80))));
     check(&mut index, reject(service_key), &[]);
 }

@@ -15,6 +15,7 @@
 //!
 //! It deliberately does not know: files, clusters, what objects mean together.
 
+pub mod certificate;
 pub mod decode;
 pub mod manifest;
 pub mod schema;

@@ -173,12 +173,37 @@ pub fn gateway_status(
         );
     }
     conditions.push(programmed);
+    conditions.extend(addresses_assigned(facts, generation));
     let addresses: Vec<Value> = facts
         .addresses
         .iter()
         .map(|address| json!({"type": "IPAddress", "value": address.to_string()}))
         .collect();
     json!({"addresses": addresses, "conditions": conditions, "listeners": listeners})
+}
+
+/// None while nothing is placed. A Gateway has all of its addresses or none.
+///
+/// Source: gateway-api v1 `GatewayConditionAddressesAssigned`.
+fn addresses_assigned(facts: &GatewayFacts, generation: i64) -> Option<Condition> {
+    if let Some(reason) = &facts.not_placed {
+        let reason = reason.as_str();
+        return Some(Condition::no(
+            types::ADDRESSES_ASSIGNED,
+            reasons::NOT_ASSIGNED,
+            reason,
+            generation,
+        ));
+    }
+    let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+    (!addresses.is_empty()).then(|| {
+        Condition::yes(
+            types::ADDRESSES_ASSIGNED,
+            reasons::ADDRESSES_ASSIGNED,
+            addresses.join(", "),
+            generation,
+        )
+    })
 }
 
 /// Status of a route; `facts` tells of each parent.
@@ -203,6 +228,11 @@ pub fn route_status(status: &RouteStatus, facts: impl Fn(&ParentStatus) -> Paren
 }
 
 fn propagated(parent: &ParentStatus, facts: &ParentFacts, generation: i64) -> Condition {
+    // What is served then is an older form, of which nobody asked.
+    if !holds(&parent.conditions, types::ACCEPTED) {
+        let message = "this generation is not accepted; see Accepted";
+        return Condition::no(types::PROPAGATED, reasons::INVALID, message, generation);
+    }
     let Some(revision) = facts.revision.filter(|_| parent.served) else {
         let message = "no rule of this generation is served by the gateway";
         return Condition::no(types::PROPAGATED, reasons::INVALID, message, generation);
@@ -242,3 +272,6 @@ fn replace(conditions: &mut [Condition], new: Condition) {
         *old = new;
     }
 }
+
+#[cfg(test)]
+mod tests;

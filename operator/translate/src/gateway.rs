@@ -14,10 +14,11 @@ use operator_objects::spec::{AllowedNamespaces, Gateway, Listener};
 
 use crate::certificate::Certificates;
 use crate::class::is_ours;
-use crate::conflicts::{conflict, overlap};
+use crate::conflicts::conflict;
 use crate::listener::{Examined, examine};
+use crate::overlap::overlaps;
 use crate::status::{Condition, GatewayStatus, ListenerStatus, gateway_object};
-use conditions::{accepted, listener_conditions, not_served, refused};
+use conditions::{accepted, listener_conditions, not_served, refused, resolved};
 
 /// What a Gateway becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,12 +90,10 @@ pub fn translate_gateway(
     if let Some(rejected) = rejected {
         let text = format!("{}; the last valid form is served", rejected.message);
         output.observe(rejected.generation);
-        output.status.conditions = vec![Condition::no(
-            types::ACCEPTED,
-            reasons::INVALID,
-            text,
-            rejected.generation,
-        )];
+        let accepted = Condition::no(types::ACCEPTED, reasons::INVALID, text, rejected.generation);
+        let conditions = &mut output.status.conditions;
+        conditions.retain(|condition| condition.type_ != types::ACCEPTED);
+        conditions.insert(0, accepted);
     }
     Some(output)
 }
@@ -128,10 +127,10 @@ impl GatewayOutput {
     }
 
     fn observe(&mut self, generation: i64) {
-        for listener in &mut self.status.listeners {
-            for condition in &mut listener.conditions {
-                condition.observed_generation = generation;
-            }
+        let listeners = self.status.listeners.iter_mut();
+        let conditions = listeners.flat_map(|listener| &mut listener.conditions);
+        for condition in conditions.chain(&mut self.status.conditions) {
+            condition.observed_generation = generation;
         }
     }
 }
@@ -164,6 +163,7 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
         },
     };
     let mut invalid = Vec::new();
+    let mut overlaps = overlaps(&examined, &held);
     for (at, (listener, found)) in examined.iter().enumerate() {
         let conflict = conflict(&examined, at);
         let problem = found.refused.as_ref().or(conflict.as_ref());
@@ -190,7 +190,7 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
             }
         }
         let mut conditions = listener_conditions(problem, conflict.as_ref(), found, generation);
-        if let Some(overlap) = overlap(&examined, at, &held) {
+        if let Some(overlap) = overlaps.remove(&at) {
             let condition = Condition::yes(
                 types::OVERLAPPING_TLS_CONFIG,
                 overlap.reason,
@@ -219,6 +219,7 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
         });
     }
     let accepted = accepted(view, gateway, refused, &invalid, &output.status.listeners);
-    output.status.conditions.push(accepted);
+    let resolved = resolved(&output.status.listeners, generation);
+    output.status.conditions = vec![accepted, resolved];
     output
 }

@@ -4,7 +4,7 @@
 //!   Index --Dirty--> Translation::update --> Changes { entries per Gateway, facts, statuses }
 //!                      |
 //!      translate_class   translate_gateway   translate_route   backend   certificate
-//!                          listener, conflicts   attach, rule, filter, backend_ref
+//!                          listener, overlap     attach, rule, filter, backend_ref
 //!                                  \______________ resolve_ref ______________/
 //! ```
 //!
@@ -22,7 +22,8 @@
 //! - An object whose newest form is rejected goes on in its last good form as long as this process knows it, with
 //!   `Accepted` False; after a restart it serves nothing until it is mended. An invalid GatewayClass does not take its
 //!   Gateways down: there are no parameters yet that they could miss.
-//! - A listener without any valid certificate is not served; with some, it is served with those.
+//! - A listener without any valid certificate is not served; with some, it is served with those. A Secret whose newest form
+//!   is no certificate of its key is rejected as any object is: its last good form is served.
 //! - ExternalName Services are followed, against the API's advice, as this also runs where there is no cluster;
 //!   who may refer to one is up to ReferenceGrants as for all Services.
 //!
@@ -40,6 +41,7 @@ mod gateway;
 mod grants;
 mod hostname;
 mod listener;
+mod overlap;
 mod problem;
 mod quarantine;
 mod references;

@@ -10,7 +10,7 @@ use api_snapshot::facts::Certificate;
 use operator_index::Index;
 use operator_objects::spec::{Gateway, GroupKind, Listener};
 
-use crate::certificate::Certificates;
+use crate::certificate::{Certificates, superseded};
 use crate::grants::{RefFrom, RefTo, resolve_ref};
 use crate::problem::Problem;
 
@@ -193,6 +193,9 @@ fn resolve_certificates(
         let key = CertificateKey::new(namespace, &secret.name);
         match cache.of(view, &key) {
             Ok(certificate) => {
+                if let Some(text) = superseded(view, &key) {
+                    examined.unresolved.push(invalid(text));
+                }
                 if let Some(when) = cache.expired(&certificate) {
                     examined.notes.push(format!(
                         "certificate {key} expired at {when} and is served all the same"

@@ -113,7 +113,7 @@ pub struct ClassStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
-    /// Accepted.
+    /// Accepted, then ResolvedRefs.
     pub conditions: Vec<Condition>,
     /// One for each listener of the spec, in its order.
     pub listeners: Vec<ListenerStatus>,

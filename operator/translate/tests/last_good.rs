@@ -144,6 +144,73 @@ fn a_rejected_gateway_goes_on_in_its_last_good_form() {
 }
 
 #[test]
+fn a_rejected_certificate_goes_on_in_its_last_good_form() {
+    let mut world = World::new();
+    world.apply(Object::Gateway(gateway(
+        "a",
+        "web",
+        "ours",
+        vec![
+            listener("http", 80, None),
+            https("https", None, &[("a", "cert")]),
+        ],
+    )));
+    world.apply(Object::Secret(secret("a", "cert", &["a.test"], false)));
+    let before = world.entries();
+    let resolved = |world: &World| world.listener("https", types::RESOLVED_REFS).unwrap();
+    check(
+        &resolved(&world),
+        ConditionStatus::True,
+        reasons::RESOLVED_REFS,
+        1,
+    );
+
+    let key = ObjectKey::new("", "Secret", "a", "cert");
+    let changes = world.event(Event::Reject(Rejected {
+        key: key.clone(),
+        generation: 2,
+        message: "tls.key does not belong".into(),
+        parents: Vec::new(),
+    }));
+    assert!(
+        changes.gateways.is_empty() && changes.certificates.is_empty(),
+        "nothing that serves changes"
+    );
+    assert_eq!(world.entries(), before);
+    let told = resolved(&world);
+    check(
+        &told,
+        ConditionStatus::False,
+        reasons::INVALID_CERTIFICATE_REF,
+        1,
+    );
+    assert_eq!(
+        told.message,
+        "tls.certificateRefs[0]: Secret a/cert is rejected: tls.key does not belong; the last valid one is served"
+    );
+    check(
+        &world.gateway(types::RESOLVED_REFS),
+        ConditionStatus::False,
+        reasons::LISTENERS_NOT_RESOLVED,
+        1,
+    );
+
+    world.apply(Object::Secret(secret("a", "cert", &["a.test"], false)));
+    check(
+        &resolved(&world),
+        ConditionStatus::True,
+        reasons::RESOLVED_REFS,
+        1,
+    );
+    check(
+        &world.gateway(types::RESOLVED_REFS),
+        ConditionStatus::True,
+        reasons::RESOLVED_REFS,
+        1,
+    );
+}
+
+#[test]
 fn a_rejected_class_keeps_its_gateways() {
     let mut world = World::new();
     let changes = world.reject("GatewayClass", "ours", Vec::new());

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::certificate::{TLS_SECRET, certificate};
 use crate::manifest::Document;
 use crate::spec::{
     ConfigMap, EndpointSlice, Meta, Namespace, Object, Secret, Service, ServicePort, SliceEndpoint,
@@ -198,9 +199,10 @@ fn secret(secret: core::Secret, meta: Meta) -> Result<Object, String> {
     for (name, text) in secret.string_data.unwrap_or_default() {
         data.insert(name, text.into_bytes());
     }
-    Ok(Object::Secret(Secret {
-        meta,
-        kind: secret.type_.unwrap_or_else(|| "Opaque".into()),
-        data,
-    }))
+    let kind = secret.type_.unwrap_or_else(|| "Opaque".into());
+    // Here and not where it is served, so that the last good one goes on being served.
+    if kind == TLS_SECRET {
+        certificate(&data).map_err(|error| error.to_string())?;
+    }
+    Ok(Object::Secret(Secret { meta, kind, data }))
 }

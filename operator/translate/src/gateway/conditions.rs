@@ -102,6 +102,30 @@ pub(super) fn accepted(
     Condition::yes(types::ACCEPTED, reasons::ACCEPTED, text, generation)
 }
 
+/// Whether all listeners found what they refer to. The Gateway itself refers to nothing that is served yet.
+///
+/// Source: gateway-api v1 `GatewayConditionResolvedRefs`.
+pub(super) fn resolved(listeners: &[ListenerStatus], generation: i64) -> Condition {
+    let unresolved = listeners
+        .iter()
+        .filter(|listener| !holds(&listener.conditions, types::RESOLVED_REFS));
+    let names: Vec<&str> = unresolved.map(|listener| listener.name.as_str()).collect();
+    if names.is_empty() {
+        return Condition::yes(
+            types::RESOLVED_REFS,
+            reasons::RESOLVED_REFS,
+            "all references are resolved",
+            generation,
+        );
+    }
+    Condition::no(
+        types::RESOLVED_REFS,
+        reasons::LISTENERS_NOT_RESOLVED,
+        format!("see the conditions of listeners: {}", join(names)),
+        generation,
+    )
+}
+
 /// Why a listener is not in the snapshot.
 pub(super) fn not_served(
     refused: Option<&Problem>,
