@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::{GatewayKey, RouteKey};
-use api_snapshot::facts::Placement;
 use api_snapshot::{
     Fact, FactKey, FactsDelta, GatewayChain, GatewayDelta, GatewayEntry, GatewayEntryKey, Op,
     RoutingSnapshot, SetHash, decode, encode,
@@ -154,14 +153,11 @@ pub(crate) fn place(
             }
         });
     let plan = allocator.plan(gateway, &Request { address, ports });
-    let placement = Placement {
-        shards: plan.placement.shards.clone(),
-    };
     put_fact(
         snapshot,
         facts,
         &FactKey::Placement(gateway.clone()),
-        &Fact::Placement(placement),
+        &Fact::Placement(plan.placement.clone()),
     );
     for (port, binding) in &plan.bindings {
         put_fact(

@@ -129,6 +129,9 @@ pub struct Placement {
     /// Never empty.
     #[n(0)]
     pub shards: Vec<ShardId>,
+    /// Address that the Gateway was given from the operator's range. It stays the Gateway's while no port is bound.
+    #[n(1)]
+    pub address: Option<IpAddr>,
 }
 
 /// Where one port of a Gateway is bound on its shards.

@@ -1,5 +1,7 @@
 //! Keeps what is allocated and plans what is not.
 
+mod occupancy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -8,10 +10,13 @@ use api_snapshot::facts::{Binding, Placement};
 use api_snapshot::{DecodeError, EntrySet, Fact, FactKey, view};
 
 use crate::address::AddressRange;
+use crate::allocator::occupancy::Occupancy;
 use crate::rendezvous::{port_seed, shards_of};
 
 /// Target ports: below the ephemeral range, above the privileged one.
 const TARGET_PORTS: std::ops::RangeInclusive<u16> = 2000..=32767;
+/// Target ports that a Gateway avoids, at most; the oldest is tried again.
+const AVOIDED_MAX: usize = 64;
 
 /// How listener ports become public ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,17 +90,23 @@ pub struct Allocator {
     range: AddressRange,
     rules: PortRules,
     gateways: BTreeMap<GatewayKey, Held>,
-    public: BTreeMap<(IpAddr, u16), GatewayKey>,
-    addresses: BTreeMap<IpAddr, usize>,
-    /// No address of the range below this position is free.
-    full_below: u32,
-    targets: BTreeMap<ShardId, BTreeSet<u16>>,
+    taken: Occupancy,
 }
 
+/// What one Gateway holds.
 #[derive(Debug, Default, Clone)]
 struct Held {
     shards: Vec<ShardId>,
+    /// Given from the range.
+    address: Option<IpAddr>,
     bindings: BTreeMap<u16, Binding>,
+    /// Bindings that it needs no more, with their shards. They are taken until [`Allocator::freed`]: shards may still
+    /// serve by them.
+    leaving: BTreeMap<u16, (Vec<ShardId>, Binding)>,
+    /// Target ports that a shard could not bind, oldest first.
+    avoided: Vec<u16>,
+    /// Nobody wants the Gateway any more.
+    released: bool,
 }
 
 impl Allocator {
@@ -112,35 +123,38 @@ impl Allocator {
             range,
             rules,
             gateways: BTreeMap::new(),
-            public: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            full_below: 0,
-            targets: BTreeMap::new(),
+            taken: Occupancy::default(),
         }
     }
 
-    /// Takes over what is committed.
+    /// Takes over what is committed. What no plan asks for again is to be released by the caller.
     ///
     /// # Errors
     /// [`DecodeError`] when a fact was written by a newer version.
     pub fn restore(&mut self, facts: &EntrySet) -> Result<(), DecodeError> {
-        let mut held: BTreeMap<GatewayKey, Held> = BTreeMap::new();
+        let mut all: BTreeMap<GatewayKey, Held> = BTreeMap::new();
         for (key, fact) in view::facts(facts)? {
             match (key, fact) {
                 (FactKey::Placement(gateway), Fact::Placement(placement)) => {
-                    held.entry(gateway).or_default().shards = placement.shards;
+                    let held = all.entry(gateway).or_default();
+                    held.shards = placement.shards;
+                    held.address = placement.address;
                 }
                 (FactKey::Binding(gateway, port), Fact::Binding(binding)) => {
-                    held.entry(gateway)
-                        .or_default()
-                        .bindings
-                        .insert(port, binding);
+                    let held = all.entry(gateway).or_default();
+                    held.bindings.insert(port, binding);
                 }
                 _ => {}
             }
         }
-        for (gateway, held) in held {
-            self.hold(gateway, held);
+        for (gateway, held) in all {
+            if let Some(address) = held.address {
+                self.taken.give(address, &gateway);
+            }
+            for binding in held.bindings.values() {
+                self.taken.bind(&gateway, &held.shards, binding);
+            }
+            self.gateways.insert(gateway, held);
         }
         Ok(())
     }
@@ -148,26 +162,36 @@ impl Allocator {
     /// Plans a Gateway and keeps the plan. Cost: O(ports) look-ups; finding a new address goes on where the last
     /// search ended.
     pub fn plan(&mut self, gateway: &GatewayKey, request: &Request) -> Plan {
-        let before = self.gateways.get(gateway).cloned().unwrap_or_default();
-        self.release(gateway);
-        let shards = shards_of(gateway, self.pool, self.shards_per_gateway);
+        let before = self.gateways.remove(gateway).unwrap_or_default();
+        for binding in before.bindings.values() {
+            self.taken.unbind(&before.shards, binding);
+        }
         let mut held = Held {
-            shards: shards.clone(),
-            bindings: BTreeMap::new(),
+            shards: shards_of(gateway, self.pool, self.shards_per_gateway),
+            address: before.address,
+            leaving: before.leaving,
+            avoided: before.avoided,
+            ..Held::default()
         };
         let mut refused = BTreeMap::new();
-        match self.addresses_for(&before, request) {
+        match self.addresses_for(gateway, &mut held.address, request) {
             Ok(addresses) => {
-                let mut taken = BTreeSet::new();
                 for port in &request.ports {
-                    let old = before.bindings.get(port);
-                    match self.bind(
-                        gateway, *port, &addresses, &shards, old, request, &mut taken,
-                    ) {
+                    let left = held.leaving.remove(port);
+                    if let Some((shards, binding)) = &left {
+                        self.taken.unbind(shards, binding);
+                    }
+                    let old = before.bindings.get(port).or(left.as_ref().map(|(_, b)| b));
+                    match self.bind(gateway, *port, &addresses, &held, old, request) {
                         Ok(binding) => {
+                            self.taken.bind(gateway, &held.shards, &binding);
                             held.bindings.insert(*port, binding);
                         }
                         Err(error) => {
+                            if let Some((shards, binding)) = left {
+                                self.taken.bind(gateway, &shards, &binding);
+                                held.leaving.insert(*port, (shards, binding));
+                            }
                             refused.insert(*port, error);
                         }
                     }
@@ -177,134 +201,158 @@ impl Allocator {
                 refused.extend(request.ports.iter().map(|port| (*port, error.clone())));
             }
         }
+        for (port, binding) in before.bindings {
+            if !held.bindings.contains_key(&port) {
+                self.taken.bind(gateway, &before.shards, &binding);
+                held.leaving.insert(port, (before.shards.clone(), binding));
+            }
+        }
         let plan = Plan {
-            placement: Placement { shards },
+            placement: Placement {
+                shards: held.shards.clone(),
+                address: held.address,
+            },
             bindings: held.bindings.clone(),
             refused,
         };
-        self.hold(gateway.clone(), held);
+        self.gateways.insert(gateway.clone(), held);
         plan
     }
 
-    /// Frees all that a Gateway holds.
+    /// A Gateway is not wanted any more. What it holds is taken until [`Allocator::freed`].
     pub fn release(&mut self, gateway: &GatewayKey) {
-        let Some(held) = self.gateways.remove(gateway) else {
+        let Some(held) = self.gateways.get_mut(gateway) else {
             return;
         };
-        for binding in held.bindings.values() {
-            for address in &binding.addresses {
-                self.public.remove(&(*address, binding.public_port));
-                if let Some(count) = self.addresses.get_mut(address) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.addresses.remove(address);
-                        if let Some(position) = self.range.position(*address) {
-                            self.full_below = self.full_below.min(position);
-                        }
-                    }
-                }
+        held.released = true;
+        for (port, binding) in std::mem::take(&mut held.bindings) {
+            held.leaving.insert(port, (held.shards.clone(), binding));
+        }
+        self.forget_released(gateway);
+    }
+
+    /// No shard serves by a binding any more: its address and ports may go to others. Returns whether that freed
+    /// anything.
+    pub fn freed(&mut self, gateway: &GatewayKey, port: u16) -> bool {
+        let left = self
+            .gateways
+            .get_mut(gateway)
+            .and_then(|held| held.leaving.remove(&port));
+        let Some((shards, binding)) = left else {
+            return false;
+        };
+        self.taken.unbind(&shards, &binding);
+        self.forget_released(gateway);
+        true
+    }
+
+    fn forget_released(&mut self, gateway: &GatewayKey) {
+        let over = |held: &Held| held.released && held.leaving.is_empty();
+        if self.gateways.get(gateway).is_some_and(over)
+            && let Some(address) = self.gateways.remove(gateway).and_then(|held| held.address)
+        {
+            self.taken.take_back(address, self.range.position(address));
+        }
+    }
+
+    /// A shard could not bind the target port of a Gateway's port: the next plan takes another.
+    pub fn avoid_target(&mut self, gateway: &GatewayKey, port: u16) {
+        if let Some(held) = self.gateways.get_mut(gateway)
+            && let Some(binding) = held.bindings.get(&port)
+        {
+            if held.avoided.len() == AVOIDED_MAX {
+                held.avoided.remove(0);
             }
-            for shard in &held.shards {
-                if let Some(ports) = self.targets.get_mut(shard) {
-                    ports.remove(&binding.target_port);
-                }
-            }
+            held.avoided.push(binding.target_port);
         }
     }
 
     /// Bindings that a Gateway holds.
     pub fn bindings(&self, gateway: &GatewayKey) -> Option<&BTreeMap<u16, Binding>> {
-        self.gateways.get(gateway).map(|held| &held.bindings)
+        self.wanted(gateway).map(|held| &held.bindings)
     }
 
     /// Shards that a Gateway is placed on.
     pub fn shards(&self, gateway: &GatewayKey) -> Option<&[ShardId]> {
-        self.gateways
-            .get(gateway)
-            .map(|held| held.shards.as_slice())
+        self.wanted(gateway).map(|held| held.shards.as_slice())
     }
 
-    fn hold(&mut self, gateway: GatewayKey, held: Held) {
-        for binding in held.bindings.values() {
-            for address in &binding.addresses {
-                self.public
-                    .insert((*address, binding.public_port), gateway.clone());
-                *self.addresses.entry(*address).or_default() += 1;
-            }
-            for shard in &held.shards {
-                self.targets
-                    .entry(*shard)
-                    .or_default()
-                    .insert(binding.target_port);
-            }
-        }
-        self.gateways.insert(gateway, held);
+    fn wanted(&self, gateway: &GatewayKey) -> Option<&Held> {
+        self.gateways.get(gateway).filter(|held| !held.released)
     }
 
+    /// Addresses of a Gateway; `given` is the one that it has from the range, which it keeps.
     fn addresses_for(
         &mut self,
-        before: &Held,
+        gateway: &GatewayKey,
+        given: &mut Option<IpAddr>,
         request: &Request,
     ) -> Result<Vec<IpAddr>, PlanError> {
         match &request.address {
-            WantedAddress::Static(addresses) => Ok(addresses.clone()),
-            WantedAddress::Any => {
-                let kept = before.bindings.values().find_map(|binding| {
-                    let [address] = binding.addresses.as_slice() else {
-                        return None;
-                    };
-                    let in_range = self.range.position(*address).is_some();
-                    (in_range && !self.addresses.contains_key(address)).then_some(*address)
-                });
-                if let Some(address) = kept {
-                    return Ok(vec![address]);
+            WantedAddress::Static(addresses) => {
+                if let Some(address) = given.take_if(|given| !addresses.contains(given)) {
+                    self.taken.take_back(address, self.range.position(address));
                 }
-                let free = (self.full_below..self.range.size())
-                    .find(|n| !self.addresses.contains_key(&self.range.nth(*n)));
-                self.full_below = free.unwrap_or(self.range.size());
-                free.map(|n| vec![self.range.nth(n)])
-                    .ok_or_else(|| PlanError::RangeExhausted {
-                        range: self.range.to_string(),
-                    })
+                let port = request.ports.first().copied().unwrap_or_default();
+                for address in addresses {
+                    if let Some(holder) = self.taken.given_to(*address)
+                        && holder != gateway
+                    {
+                        return Err(PlanError::Held {
+                            address: *address,
+                            port,
+                            holder: holder.clone(),
+                        });
+                    }
+                }
+                Ok(addresses.clone())
+            }
+            WantedAddress::Any => {
+                let address = match given.filter(|given| self.range.position(*given).is_some()) {
+                    Some(address) => address,
+                    None => {
+                        let address = self.taken.next_free(&self.range).ok_or_else(|| {
+                            PlanError::RangeExhausted {
+                                range: self.range.to_string(),
+                            }
+                        })?;
+                        if let Some(old) = given.replace(address) {
+                            self.taken.take_back(old, None);
+                        }
+                        self.taken.give(address, gateway);
+                        address
+                    }
+                };
+                Ok(vec![address])
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // one port's whole question
     fn bind(
         &self,
         gateway: &GatewayKey,
         port: u16,
         addresses: &[IpAddr],
-        shards: &[ShardId],
+        held: &Held,
         old: Option<&Binding>,
         request: &Request,
-        taken: &mut BTreeSet<(u16, u16)>,
     ) -> Result<Binding, PlanError> {
-        let taken_public =
-            |p: u16, taken: &BTreeSet<(u16, u16)>| taken.iter().any(|(public, _)| *public == p);
-        let taken_target =
-            |p: u16, taken: &BTreeSet<(u16, u16)>| taken.iter().any(|(_, target)| *target == p);
         let holder = |p: u16| {
             addresses
                 .iter()
-                .find_map(|a| self.public.get(&(*a, p)).map(|g| (*a, g.clone())))
+                .find_map(|a| self.taken.holder(*a, p).map(|g| (*a, g.clone())))
         };
         let public_port = if port >= self.rules.privileged_below {
-            match holder(port) {
-                Some((address, holder)) => {
-                    return Err(PlanError::Held {
-                        address,
-                        port,
-                        holder,
-                    });
-                }
-                None => port,
+            if let Some((address, holder)) = holder(port) {
+                return Err(PlanError::Held {
+                    address,
+                    port,
+                    holder,
+                });
             }
+            port
         } else {
-            let free = |p: &u16| {
-                !request.ports.contains(p) && !taken_public(*p, taken) && holder(*p).is_none()
-            };
+            let free = |p: &u16| !request.ports.contains(p) && holder(*p).is_none();
             let kept = old.map(|binding| binding.public_port).filter(free);
             let first = port.saturating_add(10_000);
             kept.or_else(|| (first..=u16::MAX).find(free))
@@ -314,29 +362,21 @@ impl Allocator {
                     holder: gateway.clone(),
                 })?
         };
-        let target_free = |p: &u16| {
-            !taken_target(*p, taken)
-                && shards.iter().all(|shard| {
-                    !self
-                        .targets
-                        .get(shard)
-                        .is_some_and(|ports| ports.contains(p))
-                })
-        };
+        let free =
+            |p: &u16| !held.avoided.contains(p) && self.taken.is_target_free(*p, &held.shards);
         let target_port = old
             .map(|binding| binding.target_port)
-            .filter(target_free)
+            .filter(free)
             .or_else(|| {
                 let span = u64::from(TARGET_PORTS.end() - TARGET_PORTS.start()) + 1;
                 let seed = port_seed(gateway, port);
                 (0..span)
                     .map(|step| TARGET_PORTS.start() + ((seed.wrapping_add(step)) % span) as u16)
-                    .find(target_free)
+                    .find(free)
             })
             .ok_or_else(|| PlanError::TargetPortsExhausted {
-                shards: shards.to_vec(),
+                shards: held.shards.clone(),
             })?;
-        taken.insert((public_port, target_port));
         Ok(Binding {
             addresses: addresses.to_vec(),
             public_port,

@@ -8,7 +8,9 @@
 //! **Invariants**
 //! - What is allocated stays: a plan for the same Gateway gives the same shards, address and ports, also after a
 //!   restart from the committed facts and whatever came and went in between.
-//! - No two Gateways hold one (address, public port), and none that share a shard hold one target port.
+//! - No two Gateways hold one (address, public port), and none that share a shard hold one target port. An address given
+//!   from the range is one Gateway's alone, also while none of its ports can be served.
+//! - What is not wanted any more stays taken until no shard serves by it: no connection goes to another tenant's Gateway.
 //! - Rendezvous hashing: growing the pool by one shard moves about k/N of the Gateways.
 //!
 //! It deliberately does not know: sockets (whether a port is really free is what the shard's bind says), listeners'

@@ -83,7 +83,63 @@ fn a_full_range_says_so_and_frees_with_its_gateways() {
     let plan = allocator.plan(&key("c"), &any(&[80]));
     assert!(plan.refused[&80].to_string().contains("--address-range"));
     allocator.release(&key("a"));
+    let plan = allocator.plan(&key("c"), &any(&[80]));
+    assert_eq!(plan.refused.len(), 1, "shards may still serve it");
+    assert!(allocator.freed(&key("a"), 80));
     assert!(allocator.plan(&key("c"), &any(&[80])).refused.is_empty());
+}
+
+#[test]
+fn an_address_that_was_given_is_nobody_elses_and_stays_without_ports() {
+    let mut allocator = allocator(0);
+    let address: IpAddr = "127.1.0.1".parse().unwrap();
+    let first = allocator.plan(&key("a"), &any(&[80]));
+    assert_eq!(first.bindings[&80].addresses, [address]);
+    let wanted = Request {
+        address: WantedAddress::Static(vec![address]),
+        ports: [9000].into(),
+    };
+    let plan = allocator.plan(&key("b"), &wanted);
+    assert_eq!(
+        plan.refused[&9000].to_string(),
+        "127.1.0.1 port 9000 is held by gateway team/a; choose another address or port"
+    );
+    // Its only listener cannot be served for a while.
+    allocator.plan(&key("a"), &any(&[]));
+    allocator.freed(&key("a"), 80);
+    let other = allocator.plan(&key("c"), &any(&[80]));
+    assert_ne!(other.bindings[&80].addresses, [address]);
+    assert_eq!(
+        allocator.plan(&key("a"), &any(&[80])).bindings,
+        first.bindings
+    );
+}
+
+#[test]
+fn a_binding_that_leaves_is_taken_until_it_is_freed_and_comes_back_as_it_was() {
+    let mut allocator = allocator(0);
+    let wanted = Request {
+        address: WantedAddress::Static(vec!["127.9.0.1".parse().unwrap()]),
+        ports: [80].into(),
+    };
+    let first = allocator.plan(&key("a"), &wanted);
+    allocator.release(&key("a"));
+    assert_eq!(allocator.bindings(&key("a")), None);
+    assert_eq!(allocator.plan(&key("b"), &wanted).refused.len(), 1);
+    assert_eq!(allocator.plan(&key("a"), &wanted).bindings, first.bindings);
+    allocator.release(&key("a"));
+    assert!(allocator.freed(&key("a"), 80) && !allocator.freed(&key("a"), 80));
+    assert!(allocator.plan(&key("b"), &wanted).refused.is_empty());
+}
+
+#[test]
+fn a_target_port_that_cannot_be_bound_is_avoided() {
+    let mut allocator = allocator(0);
+    let first = allocator.plan(&key("a"), &any(&[80])).bindings[&80].clone();
+    allocator.avoid_target(&key("a"), 80);
+    let second = allocator.plan(&key("a"), &any(&[80])).bindings[&80].clone();
+    assert_ne!(first.target_port, second.target_port);
+    assert_eq!(first.addresses, second.addresses);
 }
 
 proptest! {
@@ -97,7 +153,11 @@ proptest! {
         for (n, ports) in steps {
             let gateway = key(&n.to_string());
             if ports.is_empty() {
+                let held: Vec<u16> = allocator.bindings(&gateway).into_iter().flat_map(BTreeMap::keys).copied().collect();
                 allocator.release(&gateway);
+                for port in held {
+                    allocator.freed(&gateway, port);
+                }
                 wanted.remove(&gateway);
                 continue;
             }
@@ -111,6 +171,9 @@ proptest! {
                     prop_assert_eq!(&old.addresses, &binding.addresses);
                 }
             }
+            for port in before.keys().filter(|port| !plan.bindings.contains_key(port)) {
+                prop_assert!(allocator.freed(&gateway, *port));
+            }
             wanted.insert(gateway, request);
         }
         let mut public = BTreeSet::new();
@@ -120,7 +183,10 @@ proptest! {
             let shards = allocator.shards(gateway).unwrap().to_vec();
             facts.apply(&Op::put(
                 &FactKey::Placement(gateway.clone()),
-                &Fact::Placement(Placement { shards: shards.clone() }),
+                &Fact::Placement(Placement {
+                    shards: shards.clone(),
+                    address: Some(allocator.bindings(gateway).unwrap().values().next().unwrap().addresses[0]),
+                }),
             ));
             for (port, binding) in allocator.bindings(gateway).unwrap() {
                 prop_assert!(public.insert((binding.addresses.clone(), binding.public_port)));
