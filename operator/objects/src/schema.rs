@@ -3,7 +3,9 @@
 //! Source: Kubernetes, "Extend the Kubernetes API with CustomResourceDefinitions", structural schemas.
 
 mod cel;
+mod combine;
 mod compile;
+mod format;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -101,8 +103,8 @@ pub fn admit(kind: &str, version: &str, object: &mut Value) -> Result<(), Vec<Vi
     }
 }
 
-/// CEL rules of the CRDs that are not checked here: `kind.field: rule` for those that the CEL library cannot compile, the rule
-/// alone for those whose evaluation failed for an object so far.
+/// What the CRDs demand and is not checked here: `kind.field: rule` for CEL rules that the CEL library cannot compile, and for
+/// other words of their schemas that are not known, the rule alone for those whose evaluation failed for an object so far.
 pub fn not_evaluated() -> Vec<String> {
     let mut rules = Vec::new();
     for ((kind, _), schema) in SCHEMAS.iter() {
@@ -113,3 +115,6 @@ pub fn not_evaluated() -> Vec<String> {
     rules.dedup();
     rules
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,8 @@ impl Node {
             fail(format!("must be of type {wanted}, is {}", kind_of(value)));
             return;
         }
-        if !self.one_of.is_empty() && !self.one_of.contains(value) {
-            let allowed: Vec<String> = self.one_of.iter().map(plain).collect();
+        if !self.allowed.is_empty() && !self.allowed.contains(value) {
+            let allowed: Vec<String> = self.allowed.iter().map(plain).collect();
             fail(format!(
                 "unsupported value {}; use {}",
                 value,
@@ -53,19 +53,18 @@ impl Node {
         }
         match value {
             Value::String(text) => self.string(text, &mut fail),
-            Value::Number(number) => {
-                let number = number.as_f64().unwrap_or_default();
-                if let Some(minimum) = self.minimum.filter(|minimum| number < *minimum) {
-                    fail(format!("{number} is below the least value {minimum}"));
-                }
-                if let Some(maximum) = self.maximum.filter(|maximum| number > *maximum) {
-                    fail(format!("{number} is above the greatest value {maximum}"));
-                }
-            }
+            Value::Number(number) => self.number(number.as_f64().unwrap_or_default(), &mut fail),
             Value::Array(items) => self.array(items, field, violations),
             Value::Object(fields) => self.object(fields, field, violations),
             _ => {}
         }
+        if let Some(message) = self.format.and_then(|format| format.refuses(value)) {
+            violations.push(Violation {
+                field: field.clone(),
+                message,
+            });
+        }
+        self.combined(value, field, violations);
     }
 
     fn has_type(&self, value: &Value) -> bool {
@@ -82,6 +81,17 @@ impl Node {
             Some("array") => value.is_array(),
             Some("object") => value.is_object(),
             _ => true,
+        }
+    }
+
+    fn number(&self, number: f64, fail: &mut impl FnMut(String)) {
+        let is_below = |least: f64| number < least || self.is_minimum_excluded && number == least;
+        if let Some(least) = self.minimum.filter(|least| is_below(*least)) {
+            fail(format!("{number} is below the least value {least}"));
+        }
+        let is_above = |most: f64| number > most || self.is_maximum_excluded && number == most;
+        if let Some(most) = self.maximum.filter(|most| is_above(*most)) {
+            fail(format!("{number} is above the greatest value {most}"));
         }
     }
 
@@ -198,7 +208,7 @@ impl Node {
             }
             let Some(node) = self.properties.get(name).or(self.additional.as_deref()) else {
                 let says_nothing = self.properties.is_empty() && self.kind.is_none();
-                if !(self.free_form || says_nothing) {
+                if !(self.free_form || self.is_partial || says_nothing) {
                     violations.push(Violation {
                         field: at(field, name),
                         message: self.unknown(name),
