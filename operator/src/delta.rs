@@ -121,16 +121,14 @@ pub(crate) fn place(
     snapshot: &RoutingSnapshot,
     allocator: &mut Allocator,
     index: &Index,
-    entries: &BTreeMap<GatewayEntryKey, GatewayEntry>,
+    translation: &Translation,
     gateway: &GatewayKey,
     facts: &mut FactsDelta,
 ) -> (Plan, Vec<FactKey>) {
-    let ports: BTreeSet<u16> = entries
-        .values()
-        .filter_map(|entry| match entry {
-            GatewayEntry::Listener(listener) => Some(listener.port),
-            _ => None,
-        })
+    let listeners = translation.listeners(gateway);
+    let ports: BTreeSet<u16> = listeners
+        .iter()
+        .map(|(_, listener)| listener.port)
         .collect();
     let before: Vec<u16> = allocator
         .bindings(gateway)

@@ -3,6 +3,7 @@
 mod changelog;
 mod config;
 mod delta;
+mod kept;
 mod machine;
 mod pipeline;
 mod privileged;
@@ -62,19 +63,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
         move |applied| {
             if let Some(distributor) = observed.get() {
                 let index = api::Revision(applied.index);
-                let machine::Output {
-                    applied,
-                    traceparent,
-                } = applied.output;
-                distributor.applied(AppliedEvent {
-                    index,
-                    applied,
-                    traceparent,
-                });
+                let machine::Output { applied } = applied.output;
+                distributor.applied(AppliedEvent { index, applied });
             }
         },
     )?;
     let node = Arc::new(node);
+    begin(&node, &machine).await?;
     let rollout = operator_distribute::Config {
         prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
     };
@@ -160,8 +155,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
         put_off: std::collections::VecDeque::new(),
         retiring: retire::Retiring::default(),
         changelog: changelog::ChangeLog::default(),
-        unbound: std::collections::BTreeMap::new(),
+        unavailable: std::collections::BTreeMap::new(),
         refused: std::collections::BTreeMap::new(),
+        kept: kept::Kept::default(),
+        blocked: None,
+        astray: false,
     };
     api_telemetry::task::spawn("statuses", statuses::save(Arc::clone(&statuses_to_save)));
     tracing::info!(admin = %admin_address, stream = %stream_address, privileged_below, "operator started");
@@ -180,6 +178,25 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping");
     statuses::save_now(statuses_to_save).await;
     let _ = std::fs::remove_file(&found_by);
+    Ok(())
+}
+
+/// Names the history of revisions, once: shards tell by it whether a revision that they hold is of this one.
+async fn begin(
+    node: &operator_consensus::Node<machine::Output>,
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    use std::hash::BuildHasher;
+    if machine.snapshot.read().epoch() != api_snapshot::Epoch::NONE {
+        return Ok(());
+    }
+    // The hasher's keys come from the system's random numbers; the time is what is hashed.
+    let random = std::collections::hash_map::RandomState::new();
+    let epoch = random.hash_one(std::time::SystemTime::now()).max(1);
+    let command = Command::Begin(api_snapshot::Epoch(epoch));
+    node.propose(command.to_bytes())
+        .await
+        .context("begin the history of revisions")?;
     Ok(())
 }
 

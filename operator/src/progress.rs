@@ -20,6 +20,8 @@ pub(crate) struct GatewayProgress {
     pub(crate) took: Duration,
     /// Why a shard refused the newest revision, by listener (none: the whole Gateway).
     pub(crate) refused: BTreeMap<Option<String>, String>,
+    /// Why the newest revision is not activated.
+    pub(crate) waits: Option<String>,
 }
 
 impl GatewayProgress {
@@ -29,35 +31,62 @@ impl GatewayProgress {
     }
 }
 
+/// The revision that carries a route to a Gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) revision: Revision,
+    /// It was committed before this process started: what its status says of it still holds.
+    pub(crate) is_inherited: bool,
+}
+
 /// Progress of all Gateways and of the routes attached to them.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     gateways: BTreeMap<GatewayKey, GatewayProgress>,
     /// The revision that carries a route's newest form to a Gateway.
-    routes: BTreeMap<(RouteKey, GatewayKey), Revision>,
+    routes: BTreeMap<(RouteKey, GatewayKey), Carried>,
+    routes_of: BTreeMap<GatewayKey, BTreeSet<RouteKey>>,
     /// Routes whose status waits for a revision of the Gateway.
     waiting: BTreeMap<GatewayKey, BTreeMap<Revision, BTreeSet<RouteKey>>>,
 }
 
 impl Progress {
-    /// Takes over a Gateway that was committed before this process started. It counts as propagated once its shards
-    /// say so, which they do when they connect.
-    pub(crate) fn restore(&mut self, gateway: &GatewayKey, tip: Revision) {
-        self.gateways.entry(gateway.clone()).or_default().committed = tip;
+    /// Takes over a Gateway that was committed before this process started. What is active counts as propagated: it was
+    /// activated when every live shard had prepared it.
+    pub(crate) fn restore(&mut self, gateway: &GatewayKey, tip: Revision, active: Revision) {
+        let progress = self.gateways.entry(gateway.clone()).or_default();
+        progress.committed = tip;
+        if active == tip {
+            progress.propagated = active;
+        }
     }
 
     /// A route that a Gateway serves was found committed: its newest form is in the Gateway's newest revision at most.
     pub(crate) fn carried(&mut self, route: &RouteKey, gateway: &GatewayKey) {
         let committed = self.gateways.entry(gateway.clone()).or_default().committed;
-        if committed == Revision(0) {
+        if committed == Revision(0) || self.route(route, gateway).is_some() {
             return;
         }
-        let at = (route.clone(), gateway.clone());
-        if let std::collections::btree_map::Entry::Vacant(place) = self.routes.entry(at) {
-            place.insert(committed);
-            let waiting = self.waiting.entry(gateway.clone()).or_default();
-            waiting.entry(committed).or_default().insert(route.clone());
-        }
+        self.carry(route, gateway, committed, true);
+        let waiting = self.waiting.entry(gateway.clone()).or_default();
+        waiting.entry(committed).or_default().insert(route.clone());
+    }
+
+    fn carry(
+        &mut self,
+        route: &RouteKey,
+        gateway: &GatewayKey,
+        revision: Revision,
+        is_inherited: bool,
+    ) {
+        let carried = Carried {
+            revision,
+            is_inherited,
+        };
+        self.routes
+            .insert((route.clone(), gateway.clone()), carried);
+        let of = self.routes_of.entry(gateway.clone()).or_default();
+        of.insert(route.clone());
     }
 
     /// A revision of a Gateway was committed that carries these routes.
@@ -70,17 +99,14 @@ impl Progress {
         let progress = self.gateways.entry(gateway.clone()).or_default();
         progress.committed = revision;
         progress.refused.clear();
-        let waiting = self
-            .waiting
-            .entry(gateway.clone())
-            .or_default()
-            .entry(revision)
-            .or_default();
+        progress.waits = None;
+        let mut carried = BTreeSet::new();
         for route in routes {
-            self.routes
-                .insert((route.clone(), gateway.clone()), revision);
-            waiting.insert(route);
+            self.carry(&route, gateway, revision, false);
+            carried.insert(route);
         }
+        let waiting = self.waiting.entry(gateway.clone()).or_default();
+        waiting.entry(revision).or_default().extend(carried);
     }
 
     /// All live shards of a Gateway serve a revision. Returns the routes whose status this changes.
@@ -98,6 +124,9 @@ impl Progress {
             progress.total = total;
             progress.took = took;
         }
+        if revision >= progress.committed {
+            progress.waits = None;
+        }
         let Some(waiting) = self.waiting.get_mut(gateway) else {
             return BTreeSet::new();
         };
@@ -108,17 +137,37 @@ impl Progress {
             .collect()
     }
 
-    /// A shard refused a Gateway's newest revision.
+    /// Too few shards answer to activate a Gateway's newest revision. Returns the routes that it carries.
+    pub(crate) fn waits(
+        &mut self,
+        gateway: &GatewayKey,
+        revision: Revision,
+        reason: String,
+    ) -> BTreeSet<RouteKey> {
+        match self.gateways.get_mut(gateway) {
+            Some(progress) if progress.committed == revision => progress.waits = Some(reason),
+            _ => return BTreeSet::new(),
+        }
+        let waiting = self.waiting.get(gateway);
+        let waiting = waiting.into_iter().flat_map(BTreeMap::values);
+        waiting.flatten().cloned().collect()
+    }
+
+    /// A shard refused a Gateway's newest revision. Returns whether that stands in its way: a revision that is served
+    /// elsewhere, or is not the newest, is not taken back for one shard.
     pub(crate) fn refused(
         &mut self,
         gateway: &GatewayKey,
         revision: Revision,
         listener: Option<String>,
         message: String,
-    ) {
-        let progress = self.gateways.entry(gateway.clone()).or_default();
-        if revision == progress.committed {
-            progress.refused.insert(listener, message);
+    ) -> bool {
+        match self.gateways.get_mut(gateway) {
+            Some(progress) if revision == progress.committed => {
+                progress.refused.insert(listener, message);
+                !progress.serves(revision)
+            }
+            _ => false,
         }
     }
 
@@ -126,12 +175,25 @@ impl Progress {
     pub(crate) fn removed(&mut self, gateway: &GatewayKey) {
         self.gateways.remove(gateway);
         self.waiting.remove(gateway);
-        self.routes.retain(|(_, of), _| of != gateway);
+        for route in self.routes_of.remove(gateway).unwrap_or_default() {
+            self.routes.remove(&(route, gateway.clone()));
+        }
     }
 
     /// Forgets a route.
     pub(crate) fn route_removed(&mut self, route: &RouteKey) {
-        self.routes.retain(|(of, _), _| of != route);
+        let first = (route.clone(), GatewayKey::new("", ""));
+        let of = self.routes.range(first..).map(|((of, g), _)| (of, g));
+        let gateways: Vec<GatewayKey> = of
+            .take_while(|(of, _)| *of == route)
+            .map(|(_, gateway)| gateway.clone())
+            .collect();
+        for gateway in gateways {
+            if let Some(of) = self.routes_of.get_mut(&gateway) {
+                of.remove(route);
+            }
+            self.routes.remove(&(route.clone(), gateway));
+        }
     }
 
     /// Progress of a Gateway; none before its first commit.
@@ -140,7 +202,7 @@ impl Progress {
     }
 
     /// The revision that carries the route's newest form to the Gateway.
-    pub(crate) fn route(&self, route: &RouteKey, gateway: &GatewayKey) -> Option<Revision> {
+    pub(crate) fn route(&self, route: &RouteKey, gateway: &GatewayKey) -> Option<Carried> {
         self.routes.get(&(route.clone(), gateway.clone())).copied()
     }
 }
@@ -163,8 +225,53 @@ mod tests {
         assert_eq!(done, [first.clone()].into());
         let at = progress.gateway(&gateway).cloned().unwrap_or_default();
         assert!(at.serves(Revision(4)) && !at.serves(Revision(6)));
-        assert_eq!(progress.route(&second, &gateway), Some(Revision(6)));
+        let carried = progress.route(&second, &gateway);
+        assert_eq!(carried.map(|carried| carried.revision), Some(Revision(6)));
         let done = progress.propagated(&gateway, Revision(6), (1, 2), Duration::ZERO);
         assert_eq!(done, [second].into());
+    }
+
+    #[test]
+    fn what_was_active_before_a_restart_counts_as_propagated_and_is_inherited() {
+        let mut progress = Progress::default();
+        let (one, two) = (GatewayKey::new("a", "web"), GatewayKey::new("b", "web"));
+        progress.restore(&one, Revision(7), Revision(7));
+        progress.restore(&two, Revision(9), Revision(7));
+        assert!(
+            progress
+                .gateway(&one)
+                .is_some_and(|p| p.serves(Revision(7)))
+        );
+        assert!(
+            progress
+                .gateway(&two)
+                .is_some_and(|p| !p.serves(Revision(7)))
+        );
+        let route = RouteKey::http("a", "shop");
+        progress.carried(&route, &one);
+        assert!(progress.route(&route, &one).is_some_and(|c| c.is_inherited));
+        progress.committed(&one, Revision(10), [route.clone()]);
+        progress.carried(&route, &one);
+        assert!(
+            progress
+                .route(&route, &one)
+                .is_some_and(|c| !c.is_inherited)
+        );
+        progress.route_removed(&route);
+        assert_eq!(progress.route(&route, &one), None);
+    }
+
+    #[test]
+    fn a_refusal_of_what_others_serve_stands_in_nobodys_way() {
+        let mut progress = Progress::default();
+        let gateway = GatewayKey::new("team-a", "web");
+        progress.committed(&gateway, Revision(4), []);
+        let refuse = |progress: &mut Progress, revision| {
+            progress.refused(&gateway, Revision(revision), None, "taken".into())
+        };
+        assert!(!refuse(&mut progress, 3));
+        assert!(refuse(&mut progress, 4));
+        progress.propagated(&gateway, Revision(4), (1, 2), Duration::ZERO);
+        assert!(!refuse(&mut progress, 4));
     }
 }

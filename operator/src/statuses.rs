@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::condition::{reasons, types};
 use api::{GatewayKey, ObjectKey, RouteKey};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_telemetry::Chain;
+use operator_placement::PlanError;
 use operator_status::StatusFolder;
 use operator_status::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
@@ -98,7 +100,7 @@ impl Pipeline {
             ObjectStatus::Route(status) => {
                 let route = RouteKey::http(&object.namespace, &object.name);
                 Some(route_status(status, |parent| {
-                    self.parent_facts(&route, parent)
+                    self.parent_facts(object, &route, parent)
                 }))
             }
         }
@@ -110,10 +112,19 @@ impl Pipeline {
             shards: self.allocator.shards(key).unwrap_or_default().to_vec(),
             committed: progress.committed,
             propagated: progress.propagated,
-            waiting: progress.refused.values().next().cloned(),
+            waiting: progress
+                .refused
+                .into_values()
+                .next()
+                .or(progress.waits)
+                .or_else(|| self.blocked_because(&operator_translate::status::gateway_object(key))),
             ..GatewayFacts::default()
         };
+        let left_out = self.left_out(key);
         for (port, binding) in self.allocator.bindings(key).into_iter().flatten() {
+            if left_out.contains(port) {
+                continue;
+            }
             for address in &binding.addresses {
                 if !facts.addresses.contains(address) {
                     facts.addresses.push(*address);
@@ -121,42 +132,92 @@ impl Pipeline {
             }
             facts.ports.entry(*port).or_default().public_port = Some(binding.public_port);
         }
-        for (port, message) in self.unbound.get(key).into_iter().flatten() {
-            facts.ports.entry(*port).or_default().unavailable = Some(message.clone());
+        for (port, unavailable) in self.unavailable.get(key).into_iter().flatten() {
+            if !unavailable.is_tried {
+                let port = facts.ports.entry(*port).or_default();
+                port.unavailable = Some(unavailable.message.clone());
+                port.is_address_unusable = unavailable.is_address_unusable;
+            }
         }
         let refused = self.refused.get(key);
         for (port, error) in refused.into_iter().flatten() {
-            let unavailable = Some(error.to_string());
-            facts.ports.insert(
-                *port,
-                ListenerFacts {
-                    public_port: None,
-                    unavailable,
-                },
-            );
+            let refused = ListenerFacts {
+                unavailable: Some(error.to_string()),
+                ..ListenerFacts::default()
+            };
+            facts.ports.insert(*port, refused);
         }
         if facts.addresses.is_empty() {
             facts.not_placed = refused
                 .and_then(|refused| refused.values().next())
-                .map(ToString::to_string);
+                .map(|error| (reason(error), error.to_string()));
         }
         facts
     }
 
-    fn parent_facts(&self, route: &RouteKey, parent: &ParentStatus) -> ParentFacts {
-        let Some(revision) = self.progress.route(route, &parent.gateway) else {
+    /// Why an object's newest form is not committed.
+    fn blocked_because(&self, object: &ObjectKey) -> Option<String> {
+        let blocked = self.blocked.as_ref()?;
+        blocked
+            .objects
+            .contains(object)
+            .then(|| blocked.reason.clone())
+    }
+
+    fn parent_facts(
+        &self,
+        object: &ObjectKey,
+        route: &RouteKey,
+        parent: &ParentStatus,
+    ) -> ParentFacts {
+        let Some(carried) = self.progress.route(route, &parent.gateway) else {
             return ParentFacts::default();
         };
+        let blocked = self.blocked_because(object);
         let progress = self
             .progress
             .gateway(&parent.gateway)
             .cloned()
             .unwrap_or_default();
         ParentFacts {
-            revision: Some(revision),
-            propagated: progress.serves(revision),
+            revision: Some(carried.revision),
+            propagated: progress.serves(carried.revision) && blocked.is_none(),
             shards: (progress.acknowledged, progress.total),
             took_ms: u64::try_from(progress.took.as_millis()).unwrap_or(u64::MAX),
+            waiting: blocked.or(progress.waits),
+            inherited: carried
+                .is_inherited
+                .then(|| propagated_before(&self.statuses.read(), object, parent))
+                .flatten(),
         }
+    }
+}
+
+/// `Propagated` of a route's parent as it is written.
+fn propagated_before(
+    statuses: &StatusFolder,
+    object: &ObjectKey,
+    parent: &ParentStatus,
+) -> Option<Value> {
+    let parent_ref = serde_json::to_value(parent).ok()?["parentRef"].take();
+    let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
+    let parents = list(statuses.status(object)?, "parents");
+    let parent = parents
+        .iter()
+        .find(|p| p["parentRef"] == parent_ref && p["controllerName"] == api::CONTROLLER_NAME)?;
+    let mut condition = list(parent, "conditions")
+        .into_iter()
+        .find(|condition| condition["type"] == types::PROPAGATED)?;
+    // Set anew from what is there.
+    condition.as_object_mut()?.remove("lastTransitionTime");
+    Some(condition)
+}
+
+/// The reason of `Programmed` for a Gateway that has no place.
+fn reason(error: &PlanError) -> &'static str {
+    match error {
+        PlanError::RangeExhausted { .. } => reasons::ADDRESS_NOT_ASSIGNED,
+        PlanError::Held { .. } => reasons::ADDRESS_NOT_USABLE,
+        PlanError::TargetPortsExhausted { .. } => reasons::NO_RESOURCES,
     }
 }

@@ -86,7 +86,7 @@ impl Index {
     }
 
     /// All Gateways in the order of their keys.
-    pub fn gateways(&self) -> impl Iterator<Item = (&GatewayKey, &Arc<Gateway>)> {
+    pub fn gateways(&self) -> impl ExactSizeIterator<Item = (&GatewayKey, &Arc<Gateway>)> {
         self.gateways.iter()
     }
 
@@ -96,7 +96,7 @@ impl Index {
     }
 
     /// All routes in the order of their keys.
-    pub fn routes(&self) -> impl Iterator<Item = (&RouteKey, &Arc<HttpRoute>)> {
+    pub fn routes(&self) -> impl ExactSizeIterator<Item = (&RouteKey, &Arc<HttpRoute>)> {
         self.routes.iter()
     }
 
@@ -149,7 +149,7 @@ impl Index {
     }
 
     /// All rejections, by object.
-    pub fn rejections(&self) -> impl Iterator<Item = &Rejected> {
+    pub fn rejections(&self) -> impl ExactSizeIterator<Item = &Rejected> {
         self.rejected.values()
     }
 }

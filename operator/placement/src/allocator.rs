@@ -127,6 +127,11 @@ impl Allocator {
         }
     }
 
+    /// One with the same settings that holds nothing.
+    pub fn emptied(&self) -> Self {
+        Self::new(self.pool, self.shards_per_gateway, self.range, self.rules)
+    }
+
     /// Takes over what is committed. What no plan asks for again is to be released by the caller.
     ///
     /// # Errors

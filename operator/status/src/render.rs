@@ -21,8 +21,8 @@ pub struct GatewayFacts {
     pub committed: Revision,
     /// Newest revision that all live shards serve.
     pub propagated: Revision,
-    /// Why it has no address or port at all.
-    pub not_placed: Option<String>,
+    /// Why it has no address or port at all: a reason of `Programmed`, and a message.
+    pub not_placed: Option<(&'static str, String)>,
     /// By listener port.
     pub ports: BTreeMap<u16, ListenerFacts>,
     /// Why the newest revision is not served.
@@ -36,6 +36,8 @@ pub struct ListenerFacts {
     pub public_port: Option<u16>,
     /// Why it cannot be bound.
     pub unavailable: Option<String>,
+    /// It cannot be bound because the address is none of the machine's.
+    pub is_address_unusable: bool,
 }
 
 /// How far a route has come at one parent.
@@ -49,6 +51,10 @@ pub struct ParentFacts {
     pub shards: (usize, usize),
     /// Milliseconds from commit to the last acknowledgement.
     pub took_ms: u64,
+    /// Why the revision is not activated.
+    pub waiting: Option<String>,
+    /// `Propagated` as it was before this process started, when nothing has changed since.
+    pub inherited: Option<Value>,
 }
 
 /// Status of a GatewayClass.
@@ -130,20 +136,17 @@ pub fn gateway_status(
             "the gateway is not accepted",
             generation,
         )
-    } else if let Some(reason) = &facts.not_placed {
-        Condition::no(
-            types::PROGRAMMED,
-            reasons::ADDRESS_NOT_USABLE,
-            reason,
-            generation,
-        )
+    } else if let Some((reason, message)) = &facts.not_placed {
+        Condition::no(types::PROGRAMMED, reason, message, generation)
     } else if servable == unavailable {
-        Condition::no(
-            types::PROGRAMMED,
-            reasons::INVALID,
-            "no listener can be served; see the listeners' conditions",
-            generation,
-        )
+        let is_address = facts.ports.values().any(|port| port.is_address_unusable);
+        let reason = if is_address {
+            reasons::ADDRESS_NOT_USABLE
+        } else {
+            reasons::INVALID
+        };
+        let message = "no listener can be served; see the listeners' conditions";
+        Condition::no(types::PROGRAMMED, reason, message, generation)
     } else if served {
         let shards: Vec<String> = facts.shards.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -186,7 +189,7 @@ pub fn gateway_status(
 ///
 /// Source: gateway-api v1 `GatewayConditionAddressesAssigned`.
 fn addresses_assigned(facts: &GatewayFacts, generation: i64) -> Option<Condition> {
-    if let Some(reason) = &facts.not_placed {
+    if let Some((_, reason)) = &facts.not_placed {
         let reason = reason.as_str();
         return Some(Condition::no(
             types::ADDRESSES_ASSIGNED,
@@ -215,9 +218,19 @@ pub fn route_status(status: &RouteStatus, facts: impl Fn(&ParentStatus) -> Paren
             let mut value = serde_json::to_value(parent).unwrap_or_default();
             let generation =
                 condition(&parent.conditions, types::ACCEPTED).map_or(0, |c| c.observed_generation);
-            if let (Some(conditions), Ok(propagated)) = (
+            let facts = facts(parent);
+            let propagated = serde_json::to_value(propagated(parent, &facts, generation));
+            let inherited = facts.inherited.filter(|inherited| {
+                let same = propagated.as_ref().ok();
+                same.is_some_and(|new| {
+                    ["status", "observedGeneration"]
+                        .iter()
+                        .all(|field| inherited[field] == new[field])
+                })
+            });
+            if let (Some(conditions), Some(propagated)) = (
                 value.get_mut("conditions").and_then(Value::as_array_mut),
-                serde_json::to_value(propagated(parent, &facts(parent), generation)),
+                inherited.or(propagated.ok()),
             ) {
                 conditions.push(propagated);
             }
@@ -245,7 +258,10 @@ fn propagated(parent: &ParentStatus, facts: &ParentFacts, generation: i64) -> Co
         );
         Condition::yes(types::PROPAGATED, reasons::PROPAGATED, message, generation)
     } else {
-        let message = format!("revision {revision} is being rolled out");
+        let message = facts
+            .waiting
+            .clone()
+            .unwrap_or_else(|| format!("revision {revision} is being rolled out"));
         Condition::no(types::PROPAGATED, reasons::WAITING, message, generation)
     }
 }

@@ -40,6 +40,7 @@ fn a_generation_that_is_not_accepted_is_not_propagated_though_an_older_one_is_se
         propagated: true,
         shards: (2, 2),
         took_ms: 3,
+        ..ParentFacts::default()
     };
     let of = |accepted: Condition| {
         let status = RouteStatus {
@@ -69,6 +70,50 @@ fn addresses_are_assigned_or_not_and_nothing_is_said_before() {
     facts.addresses = vec!["127.1.0.1".parse().unwrap()];
     assert_eq!(of(&facts), pair("True", reasons::ADDRESSES_ASSIGNED));
     facts.addresses.clear();
-    facts.not_placed = Some("taken".into());
+    facts.not_placed = Some((reasons::ADDRESS_NOT_USABLE, "taken".into()));
     assert_eq!(of(&facts), pair("False", reasons::NOT_ASSIGNED));
+}
+
+#[test]
+fn what_was_propagated_before_a_restart_keeps_its_words_until_the_generation_changes() {
+    let inherited = json!({"type": "Propagated", "status": "True", "observedGeneration": 3,
+        "reason": "Propagated", "message": "2/2 shards, revision 5, 4 ms"});
+    let message = |generation, propagated| {
+        let accepted = Condition::yes(types::ACCEPTED, reasons::ACCEPTED, "", generation);
+        let status = RouteStatus {
+            parents: vec![parent(accepted)],
+        };
+        let facts = |_: &ParentStatus| ParentFacts {
+            revision: Some(Revision(8)),
+            propagated,
+            inherited: Some(inherited.clone()),
+            waiting: (!propagated).then(|| "too few shards".to_owned()),
+            ..ParentFacts::default()
+        };
+        let status = route_status(&status, facts);
+        status["parents"][0]["conditions"][1]["message"].clone()
+    };
+    assert_eq!(message(3, true), "2/2 shards, revision 5, 4 ms");
+    assert_eq!(message(4, true), "0/0 shards, revision 8, 0 ms");
+    assert_eq!(message(3, false), "too few shards");
+}
+
+#[test]
+fn the_reason_of_programmed_says_what_the_address_lacks() {
+    let status = GatewayStatus {
+        conditions: vec![Condition::yes(types::ACCEPTED, reasons::ACCEPTED, "", 1)],
+        listeners: Vec::new(),
+    };
+    let reason = |facts: &GatewayFacts| {
+        let status = gateway_status(&status, &BTreeMap::new(), facts, 1);
+        found(&status["conditions"], types::PROGRAMMED)
+    };
+    let mut facts = GatewayFacts::default();
+    for wanted in [reasons::ADDRESS_NOT_ASSIGNED, reasons::NO_RESOURCES] {
+        facts.not_placed = Some((wanted, "no".into()));
+        assert_eq!(reason(&facts), pair("False", wanted));
+    }
+    facts.not_placed = None;
+    facts.ports.entry(80).or_default().is_address_unusable = true;
+    assert_eq!(reason(&facts), pair("False", reasons::ADDRESS_NOT_USABLE));
 }

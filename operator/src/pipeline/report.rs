@@ -1,0 +1,67 @@
+//! What shards say of a rollout, and which statuses that changes.
+
+use api::RouteKey;
+use operator_distribute::RolloutReport;
+use operator_translate::status::gateway_object;
+
+use crate::pipeline::Pipeline;
+
+impl Pipeline {
+    pub(super) async fn report(&mut self, report: RolloutReport) {
+        match report {
+            RolloutReport::Propagated {
+                gateway,
+                revision,
+                acknowledged,
+                total,
+                took,
+            } => {
+                let shards = (acknowledged, total);
+                let routes = self.progress.propagated(&gateway, revision, shards, took);
+                self.changelog.propagated(&gateway, revision, shards);
+                self.retiring.reached(&gateway, revision);
+                let committed = self.progress.gateway(&gateway).map(|p| p.committed);
+                if committed.is_some_and(|committed| committed <= revision) {
+                    self.ports_are_bound(&gateway);
+                }
+                if self.translation.gateway_status(&gateway).is_none() {
+                    self.progress.removed(&gateway);
+                }
+                let objects = routes.iter().map(RouteKey::object);
+                self.write_statuses(objects.chain([gateway_object(&gateway)]).collect());
+            }
+            RolloutReport::Refused {
+                gateway,
+                revision,
+                listener,
+                port_unavailable,
+                message,
+                shard,
+            } => {
+                let text = format!("{shard}: {message}");
+                let news =
+                    self.progress
+                        .refused(&gateway, revision, listener.clone(), text.clone());
+                if let (true, true, Some(listener)) = (news, port_unavailable, listener) {
+                    self.leave_out(&gateway, &listener, text).await;
+                }
+                self.write_statuses([gateway_object(&gateway)].into());
+            }
+            RolloutReport::Waiting {
+                gateway,
+                revision,
+                prepared,
+                total,
+            } => {
+                let reason = format!(
+                    "revision {revision} waits: {prepared} of {total} shards have prepared it, too few to go on"
+                );
+                let routes = self.progress.waits(&gateway, revision, reason);
+                let objects = routes.iter().map(RouteKey::object);
+                self.write_statuses(objects.chain([gateway_object(&gateway)]).collect());
+            }
+            // Propagated says how many shards serve it.
+            RolloutReport::Fenced { .. } => {}
+        }
+    }
+}
