@@ -14,6 +14,8 @@ use crate::verdict;
 
 /// Longest wait for one route.
 const ROUTE_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between questions. Without one, client and shard would take both cores from those who are measured.
+const ASKED_EVERY: Duration = Duration::from_micros(200);
 /// Routes in one file of those that are there already.
 const ROUTES_PER_FILE: usize = 100;
 
@@ -32,7 +34,7 @@ struct Measured {
 /// `propagation`: latency beside a bare RPC and fsync of the same run.
 pub(crate) fn propagation(sizes: &[usize], samples: usize) -> anyhow::Result<()> {
     for size in sizes {
-        let m = measure(*size, samples, Duration::ZERO)?;
+        let m = measure(*size, samples, ASKED_EVERY)?;
         println!(
             "propagation: {size} routes there, {samples} created one by one, 2 shards asked by their target ports"
         );
@@ -119,6 +121,7 @@ fn measure(size: usize, samples: usize, pause: Duration) -> anyhow::Result<Measu
             }
         }
     }
+    run.settle()?;
     let mut bare = Bare::new(run.folder.parent().unwrap_or(&run.folder))?;
     let shard_rss_mib = pids.iter().map(|pid| rss_mib(*pid)).fold(0.0, f64::max);
     let mut other = BTreeMap::new();

@@ -15,6 +15,8 @@ use crate::proc;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The operator is idle when it takes less than a fiftieth of a core over this time.
+const IDLE_OVER: Duration = Duration::from_millis(1500);
 
 /// GatewayClass, one Gateway `bench/web` on port 8080, and a Service `bench/b` with these endpoints.
 pub(crate) fn base(endpoints: &str) -> String {
@@ -122,6 +124,23 @@ impl Run {
         proc::children(self.up.id(), "shard-proxy")
     }
 
+    /// Waits until the operator has nothing to do: what is measured next is not the end of its start.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        let operator = self.operator()?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let before = proc::cpu_ns(operator);
+            std::thread::sleep(IDLE_OVER);
+            let spent = Duration::from_nanos(proc::cpu_ns(operator).saturating_sub(before));
+            if spent < IDLE_OVER / 50 {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!("the operator is still busy after {} s", PATIENCE.as_secs());
+            }
+        }
+    }
+
     /// Where the Gateway's port 8080 answers: its own address, then each shard alone.
     pub(crate) fn addresses(&self) -> anyhow::Result<(SocketAddr, Vec<SocketAddr>)> {
         let info: Value =
@@ -195,7 +214,9 @@ impl Probe {
     }
 
     pub(crate) fn status(&mut self, host: &str) -> anyhow::Result<u16> {
-        write!(self.0.get_mut(), "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
+        // One write, as clients do; in pieces, each would wake the shard.
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         let status = line
