@@ -43,11 +43,10 @@ pub(crate) struct Record {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct History(#[n(0)] pub(crate) VecDeque<Record>);
 
-/// What applying an entry gave, with the trace that it belongs to.
+/// What applying an entry gave.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     pub(crate) applied: Applied,
-    pub(crate) traceparent: String,
 }
 
 /// The replicated state. Raft's thread is the one writer; everyone else reads through the locks.
@@ -74,10 +73,8 @@ impl StateMachine for Machine {
         let command = Command::from_bytes(data).unwrap_or_else(|error| {
             panic!("raft entry {index} is unreadable; run the version that wrote it: {error:?}")
         });
-        let mut traceparent = String::new();
         let mut record = None;
         if let Command::Commit(delta) = &command {
-            traceparent.clone_from(&delta.origin.traceparent);
             record = Some(Record {
                 revision: Revision(index),
                 seen_at_us: delta.origin.seen_at_us,
@@ -101,10 +98,7 @@ impl StateMachine for Machine {
                 history.0.pop_front();
             }
         }
-        Output {
-            applied,
-            traceparent,
-        }
+        Output { applied }
     }
 
     fn snapshot(&self) -> Vec<u8> {

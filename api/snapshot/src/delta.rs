@@ -2,6 +2,7 @@
 
 use api::{GatewayKey, ObjectKey, Revision};
 use minicbor::{Decode, Encode};
+use serde::Serialize;
 
 use crate::{DecodeError, SetHash, decode, encode};
 
@@ -84,6 +85,19 @@ impl Origin {
     pub const OBJECTS_MAX: usize = 16;
 }
 
+/// Tells one history of revisions from another: revisions compare only where epochs are equal. A folder that was moved
+/// aside or lost begins another one, at revision 1.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize,
+)]
+#[cbor(transparent)]
+pub struct Epoch(#[n(0)] pub u64);
+
+impl Epoch {
+    /// Before any has begun.
+    pub const NONE: Self = Self(0);
+}
+
 /// One commit: facts first, then the Gateways that may refer to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Delta {
@@ -115,6 +129,9 @@ pub enum Command {
     /// Activates, for each Gateway, all of its chain up to the revision.
     #[n(1)]
     Activate(#[n(0)] Vec<(GatewayKey, Revision)>),
+    /// Names the history; the first one counts. The number is drawn at random by who proposes it.
+    #[n(2)]
+    Begin(#[n(0)] Epoch),
 }
 
 impl Command {

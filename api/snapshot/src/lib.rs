@@ -15,10 +15,13 @@
 //!   shards hash and store these bytes as they came, so an older reader never changes a hash.
 //! - `apply(old, diff(old, new)) == new`, and the hash after it depends on the entries alone, not on the path.
 //! - A [`GatewayDelta`] names its base; one that does not fit is rejected, identically on every replica.
+//! - Revisions compare only within one [`Epoch`].
+//! - What waits for activation is bounded: deltas beyond [`PENDING_MAX`] become one, alike on every replica.
 //! - Applying costs O(entries in the delta), whatever the snapshot holds.
 //!
 //! It deliberately does not know: manifests, Raft, sockets, clocks.
 
+mod chain;
 pub mod config;
 pub mod delta;
 mod diff;
@@ -28,10 +31,11 @@ mod hash;
 mod state;
 pub mod view;
 
+pub use chain::{GatewayChain, PENDING_MAX, PendingDelta};
 pub use config::{GatewayEntry, GatewayEntryKey};
-pub use delta::{Command, Delta, FactsDelta, GatewayDelta, Op, Origin};
+pub use delta::{Command, Delta, Epoch, FactsDelta, GatewayDelta, Op, Origin};
 pub use diff::{diff, diff_typed};
 pub use entries::{DecodeError, EntrySet, decode, encode};
 pub use facts::{Fact, FactKey};
 pub use hash::SetHash;
-pub use state::{Applied, GatewayChain, PendingDelta, RestoreError, RoutingSnapshot};
+pub use state::{Activation, Applied, RestoreError, RoutingSnapshot};

@@ -5,101 +5,8 @@ use std::collections::BTreeMap;
 use api::{GatewayKey, Revision};
 use minicbor::{Decode, Encode};
 
-use crate::{Command, Delta, EntrySet, FactsDelta, GatewayDelta, Op, SetHash};
-
-/// A delta that is committed and not yet activated.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct PendingDelta {
-    /// Its revision.
-    #[n(0)]
-    pub revision: Revision,
-    /// What it changes.
-    #[n(1)]
-    pub delta: GatewayDelta,
-}
-
-/// The chain of one Gateway: entries that serve, and deltas that wait for activation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GatewayChain {
-    active: Revision,
-    entries: EntrySet,
-    pending: Vec<PendingDelta>,
-}
-
-impl GatewayChain {
-    /// Revision that serves; 0 when none was activated yet.
-    pub fn active(&self) -> Revision {
-        self.active
-    }
-
-    /// Newest committed revision.
-    pub fn tip(&self) -> Revision {
-        self.pending.last().map_or(self.active, |p| p.revision)
-    }
-
-    /// Whether the newest committed revision removes the Gateway.
-    pub fn removed_at_tip(&self) -> bool {
-        self.pending.last().is_some_and(|p| p.delta.removed)
-    }
-
-    /// Entries that serve.
-    pub fn entries(&self) -> &EntrySet {
-        &self.entries
-    }
-
-    /// Deltas after the active revision, oldest first.
-    pub fn pending(&self) -> &[PendingDelta] {
-        &self.pending
-    }
-
-    /// Hash of the entries at the newest committed revision.
-    pub fn tip_hash(&self) -> SetHash {
-        self.pending
-            .last()
-            .map_or(self.entries.hash(), |p| p.delta.hash)
-    }
-
-    /// Value of a key at the newest committed revision. Cost: O(operations pending).
-    pub fn tip_value(&self, key: &[u8]) -> Option<&[u8]> {
-        for pending in self.pending.iter().rev() {
-            if pending.delta.removed {
-                return None;
-            }
-            if let Some(op) = pending.delta.ops.iter().find(|op| op.key == key) {
-                return op.value.as_deref();
-            }
-        }
-        self.entries.value(key).map(|v| &**v)
-    }
-
-    /// All entries at the newest committed revision. Cost: O(entries).
-    pub fn tip_entries(&self) -> EntrySet {
-        let mut entries = self.entries.clone();
-        for pending in &self.pending {
-            if pending.delta.removed {
-                entries = EntrySet::default();
-            }
-            for op in &pending.delta.ops {
-                entries.apply(op);
-            }
-        }
-        entries
-    }
-
-    /// The hash that a delta with `ops` on top of the tip must name.
-    pub fn tip_hash_after(&self, ops: &[Op]) -> SetHash {
-        let mut hash = self.tip_hash();
-        for op in ops {
-            if let Some(old) = self.tip_value(&op.key) {
-                hash.remove(&op.key, old);
-            }
-            if let Some(value) = &op.value {
-                hash.insert(&op.key, value);
-            }
-        }
-        hash
-    }
-}
+use crate::chain::{GatewayChain, PendingDelta};
+use crate::{Command, Delta, EntrySet, Epoch, FactsDelta, GatewayDelta, Op, Origin, SetHash};
 
 /// What applying one entry did; identical on every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +17,18 @@ pub enum Applied {
         facts: FactsDelta,
         /// The chains that grew.
         gateways: Vec<GatewayDelta>,
+        /// Where the change came from.
+        origin: Origin,
     },
     /// Chains moved on.
     Activated {
-        /// Gateway, its active revision from now on, and whether it is gone.
-        gateways: Vec<(GatewayKey, Revision, bool)>,
+        /// Where to.
+        gateways: Vec<Activation>,
+    },
+    /// The history of revisions has its epoch.
+    Begun {
+        /// The first one that was proposed, whatever this entry says.
+        epoch: Epoch,
     },
     /// Nothing changed: the entry was proposed against a state that is no longer the newest.
     Rejected {
@@ -127,6 +41,19 @@ pub enum Applied {
     },
 }
 
+/// A chain that moved on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activation {
+    /// Whose chain.
+    pub gateway: GatewayKey,
+    /// Its active revision from now on.
+    pub revision: Revision,
+    /// Whether the Gateway is gone.
+    pub gone: bool,
+    /// W3C `traceparent` of the change that became active, or empty.
+    pub traceparent: String,
+}
+
 /// A stored state could not be restored.
 #[derive(Debug, thiserror::Error)]
 #[error("restore routing snapshot: {0}")]
@@ -137,6 +64,7 @@ pub struct RestoreError(String);
 /// Applying is deterministic; a replica that applied the same entries has the same [`RoutingSnapshot::root_hash`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoutingSnapshot {
+    epoch: Epoch,
     revision: Revision,
     facts: EntrySet,
     gateways: BTreeMap<GatewayKey, GatewayChain>,
@@ -144,6 +72,11 @@ pub struct RoutingSnapshot {
 }
 
 impl RoutingSnapshot {
+    /// The history that the revisions belong to; [`Epoch::NONE`] until one has begun.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Index of the last applied entry.
     pub fn revision(&self) -> Revision {
         self.revision
@@ -183,6 +116,12 @@ impl RoutingSnapshot {
         match command {
             Command::Commit(delta) => self.commit(index, delta),
             Command::Activate(gateways) => self.activate(gateways),
+            Command::Begin(epoch) => {
+                if self.epoch == Epoch::NONE {
+                    self.epoch = epoch;
+                }
+                Applied::Begun { epoch: self.epoch }
+            }
         }
     }
 
@@ -205,24 +144,12 @@ impl RoutingSnapshot {
         }
         for gateway in &delta.gateways {
             let chain = self.gateways.entry(gateway.gateway.clone()).or_default();
-            let expected = if gateway.removed {
-                SetHash::default()
-            } else {
-                chain.tip_hash_after(&gateway.ops)
-            };
-            assert_eq!(
-                expected, gateway.hash,
-                "delta of gateway {} leads to another hash",
-                gateway.gateway
-            );
-            chain.pending.push(PendingDelta {
-                revision: index,
-                delta: gateway.clone(),
-            });
+            chain.push(index, gateway, &delta.origin);
         }
         Applied::Committed {
             facts: delta.facts,
             gateways: delta.gateways,
+            origin: delta.origin,
         }
     }
 
@@ -233,38 +160,23 @@ impl RoutingSnapshot {
             let Some(chain) = self.gateways.get_mut(&key) else {
                 continue;
             };
-            let count = chain
-                .pending
-                .iter()
-                .take_while(|p| p.revision <= revision)
-                .count();
-            if count == 0 {
+            if !chain.is_behind(revision) {
                 continue;
             }
             root_remove(&mut self.active_root, &key, chain);
-            let mut gone = false;
-            for pending in chain.pending.drain(..count) {
-                gone = pending.delta.removed;
-                if gone {
-                    chain.entries = EntrySet::default();
-                }
-                for op in &pending.delta.ops {
-                    chain.entries.apply(op);
-                }
-                assert_eq!(
-                    chain.entries.hash(),
-                    pending.delta.hash,
-                    "gateway {key} diverged"
-                );
-                chain.active = pending.revision;
-            }
-            let active = chain.active;
-            if gone && chain.pending.is_empty() {
+            let (gone, traceparent) = chain.advance(&key, revision);
+            let active = chain.active();
+            if gone {
                 self.gateways.remove(&key);
             } else {
                 root_insert(&mut self.active_root, &key, chain);
             }
-            activated.push((key, active, gone));
+            activated.push(Activation {
+                gateway: key,
+                revision: active,
+                gone,
+                traceparent,
+            });
         }
         Applied::Activated {
             gateways: activated,
@@ -282,12 +194,13 @@ impl RoutingSnapshot {
                 .iter()
                 .map(|(key, chain)| StoredChain {
                     gateway: key.clone(),
-                    active: chain.active,
-                    entries: ops_of(&chain.entries),
-                    pending: chain.pending.clone(),
+                    active: chain.active(),
+                    entries: ops_of(chain.entries()),
+                    pending: chain.pending().to_vec(),
                 })
                 .collect(),
             root: self.root_hash(),
+            epoch: self.epoch,
         };
         crate::encode(&stored)
     }
@@ -307,16 +220,14 @@ impl RoutingSnapshot {
             )));
         }
         let mut state = Self {
+            epoch: stored.epoch,
             revision: stored.revision,
             facts: stored.facts.iter().collect(),
             ..Self::default()
         };
         for chain in stored.gateways {
-            let restored = GatewayChain {
-                active: chain.active,
-                entries: chain.entries.iter().collect(),
-                pending: chain.pending,
-            };
+            let restored =
+                GatewayChain::restore(chain.active, chain.entries.iter().collect(), chain.pending);
             root_insert(&mut state.active_root, &chain.gateway, &restored);
             state.gateways.insert(chain.gateway, restored);
         }
@@ -330,14 +241,14 @@ impl RoutingSnapshot {
 }
 
 fn root_insert(root: &mut SetHash, key: &GatewayKey, chain: &GatewayChain) {
-    if chain.active != Revision(0) {
+    if chain.active() != Revision(0) {
         let (key, value) = root_leaf(key, chain);
         root.insert(&key, &value);
     }
 }
 
 fn root_remove(root: &mut SetHash, key: &GatewayKey, chain: &GatewayChain) {
-    if chain.active != Revision(0) {
+    if chain.active() != Revision(0) {
         let (key, value) = root_leaf(key, chain);
         root.remove(&key, &value);
     }
@@ -346,7 +257,7 @@ fn root_remove(root: &mut SetHash, key: &GatewayKey, chain: &GatewayChain) {
 fn root_leaf(key: &GatewayKey, chain: &GatewayChain) -> (Vec<u8>, Vec<u8>) {
     (
         crate::encode(key),
-        crate::encode(&(chain.active, chain.entries.hash())),
+        crate::encode(&(chain.active(), chain.entries().hash())),
     )
 }
 
@@ -372,6 +283,10 @@ struct Stored {
     gateways: Vec<StoredChain>,
     #[n(4)]
     root: SetHash,
+    // States of before there were epochs have none.
+    #[n(5)]
+    #[cbor(default)]
+    epoch: Epoch,
 }
 
 impl Stored {

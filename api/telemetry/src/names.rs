@@ -24,6 +24,8 @@ metrics! {
         "Open client connections.";
     CONNECTIONS = "shardway_proxy_connections", "shardway.proxy.connections", "{connection}",
         "Client connections accepted.";
+    CONNECTION_FAILURES = "shardway_proxy_connection_failures", "shardway.proxy.connection.failures", "{connection}",
+        "Client connections that the proxy ended or never served, by cause: limit, tls, tls_timeout, tls_left, no_request, resets.";
     UPSTREAM_CONNECTIONS_ACTIVE = "shardway_proxy_upstream_connections_active", "shardway.proxy.upstream.connections.active", "{connection}",
         "Open connections to endpoints.";
     UPSTREAM_CONNECTS = "shardway_proxy_upstream_connects", "shardway.proxy.upstream.connects", "{connection}",
@@ -72,6 +74,16 @@ metrics! {
         "Shards that a rollout went on without.";
     STREAMS_LAGGING = "shardway_distribute_streams_lagging", "shardway.distribute.streams.lagging", "{stream}",
         "Streams closed because their shard did not keep up.";
+    RESYNCS_ASKED = "shardway_distribute_resyncs", "shardway.distribute.resyncs", "{resync}",
+        "Times that a shard asked for a Gateway or its facts anew.";
+    RESYNCS_DELAYED = "shardway_distribute_resyncs_delayed", "shardway.distribute.resyncs.delayed", "{resync}",
+        "Those of them that came too soon after the one before and had to wait.";
+    DISK_WAITING = "shardway_proxy_disk_waiting", "shardway.proxy.disk.waiting", "{entry}",
+        "Entries that serve and are not yet in the shard's copy on disk.";
+    DISK_BEHIND = "shardway_proxy_disk_behind_seconds", "shardway.proxy.disk.behind", "s",
+        "Age of the oldest change that is not yet in the shard's copy on disk.";
+    DISK_FAILURES = "shardway_proxy_disk_failures", "shardway.proxy.disk.failures", "{write}",
+        "Writes of the shard's copy that failed and were made again.";
     TELEMETRY_DROPPED = "shardway_telemetry_dropped", "shardway.telemetry.dropped", "{item}",
         "Spans or exports dropped because a queue was full or the collector failed.";
 }

@@ -13,8 +13,11 @@ pub mod delivery {
     tonic::include_proto!("shardway.delivery.v1");
 }
 
-/// Largest message either side accepts, bytes: a Gateway sent whole is one message (about 300 bytes for each rule).
+/// Largest message either side accepts, bytes. What is larger comes in parts of about [`PART_BYTES`]; a part holds at
+/// least one entry, and no entry is larger than an object may be.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of keys and values after which a message is continued by another.
+pub const PART_BYTES: usize = 1024 * 1024;
 
 /// A message lacks a part that the protocol requires.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,48 @@ pub fn ops_from_wire(ops: Vec<delivery::Op>) -> Vec<Op> {
         .collect()
 }
 
+/// Cuts operations into parts of about [`PART_BYTES`]; always at least one part, which may be empty.
+pub fn parts(ops: Vec<delivery::Op>) -> Vec<Vec<delivery::Op>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for op in ops {
+        let size = op.key.len() + op.value.as_ref().map_or(0, Vec::len);
+        if bytes > 0 && bytes + size > PART_BYTES {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(op);
+        }
+    }
+    parts
+}
+
 /// A revision as it travels.
 pub fn revision(value: u64) -> Revision {
     Revision(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_bounded_and_keep_the_order() {
+        let op = |n: u8, bytes: usize| delivery::Op {
+            key: vec![n],
+            value: Some(vec![n; bytes]),
+        };
+        assert_eq!(parts(Vec::new()), [Vec::new()]);
+        let ops: Vec<_> = [PART_BYTES / 2, 10, PART_BYTES * 3, 10, 10]
+            .into_iter()
+            .zip(0..)
+            .map(|(bytes, n)| op(n, bytes))
+            .collect();
+        let cut = parts(ops.clone());
+        let sizes: Vec<usize> = cut.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 1, 2]);
+        assert_eq!(cut.concat(), ops);
+    }
 }

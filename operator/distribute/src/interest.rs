@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use api::{GatewayKey, Revision, ShardId};
 use api_snapshot::config::{BackendTarget, GatewayEntry};
-use api_snapshot::{FactKey, GatewayChain, GatewayDelta, Op, decode, encode};
+use api_snapshot::{
+    FactKey, GatewayChain, GatewayDelta, Op, PENDING_MAX, RoutingSnapshot, decode, encode,
+};
+
+use crate::event::all_placements;
 
 /// An encoded fact key.
 pub(crate) type FactBytes = Vec<u8>;
@@ -40,13 +44,26 @@ struct Pending {
 }
 
 impl Interest {
-    /// Takes over a Gateway as it stands.
-    pub(crate) fn restore(
-        &mut self,
-        gateway: &GatewayKey,
-        chain: &GatewayChain,
-        shards: Vec<ShardId>,
-    ) {
+    /// Takes over a snapshot. A placement outlives its Gateway until it is retired: a Gateway that is created anew
+    /// meanwhile comes to the same shards without another placement.
+    pub(crate) fn of(snapshot: &RoutingSnapshot) -> Self {
+        let mut interest = Self::default();
+        for (gateway, chain) in snapshot.gateways() {
+            interest.restore(gateway, chain);
+        }
+        for (gateway, shards) in all_placements(snapshot) {
+            interest.placed(&gateway, shards);
+        }
+        interest
+    }
+
+    /// Whether it knows of nothing.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gateways.is_empty() && self.shards.values().all(HashMap::is_empty)
+    }
+
+    fn restore(&mut self, gateway: &GatewayKey, chain: &GatewayChain) {
         let active: Vec<Op> = chain
             .entries()
             .iter()
@@ -56,7 +73,7 @@ impl Interest {
             })
             .collect();
         self.take(gateway, chain.active(), &active, false);
-        self.activated(gateway, chain.active(), false);
+        self.activated(gateway, chain.active());
         for pending in chain.pending() {
             self.take(
                 gateway,
@@ -65,7 +82,6 @@ impl Interest {
                 pending.delta.removed,
             );
         }
-        self.placed(gateway, shards);
     }
 
     /// Shards that a Gateway is placed on.
@@ -95,9 +111,22 @@ impl Interest {
             .is_some_and(|facts| facts.contains_key(fact))
     }
 
-    /// A delta was committed; gives what its Gateway's shards need beyond what they did.
-    pub(crate) fn committed(&mut self, delta: &GatewayDelta, revision: Revision) -> Vec<Change> {
-        self.take(&delta.gateway, revision, &delta.ops, delta.removed)
+    /// A delta was committed; gives what its Gateway's shards need beyond what they did, and what they need no longer
+    /// because too many deltas waited and have become one.
+    pub(crate) fn committed(
+        &mut self,
+        delta: &GatewayDelta,
+        revision: Revision,
+    ) -> (Vec<Change>, Vec<Change>) {
+        let gained = self.take(&delta.gateway, revision, &delta.ops, delta.removed);
+        let lost = match self.gateways.get_mut(&delta.gateway) {
+            Some(gateway) if gateway.pending.len() > PENDING_MAX => {
+                let lost = gateway.squash();
+                self.lose(&delta.gateway, &lost)
+            }
+            _ => Vec::new(),
+        };
+        (gained, lost)
     }
 
     fn take(
@@ -132,13 +161,9 @@ impl Interest {
             .collect()
     }
 
-    /// Deltas up to a revision were activated; gives what the shards need no longer.
-    pub(crate) fn activated(
-        &mut self,
-        key: &GatewayKey,
-        revision: Revision,
-        gone: bool,
-    ) -> Vec<Change> {
+    /// Deltas up to a revision were activated; gives what the shards need no longer. A Gateway that is gone keeps its
+    /// shards while its placement stands.
+    pub(crate) fn activated(&mut self, key: &GatewayKey, revision: Revision) -> Vec<Change> {
         let Some(gateway) = self.gateways.get_mut(key) else {
             return Vec::new();
         };
@@ -161,24 +186,29 @@ impl Interest {
                 released.extend(old.into_iter().flatten());
             }
         }
-        let mut lost = Vec::new();
-        for fact in released {
-            if let Some(count) = gateway.counts.get_mut(&fact) {
-                *count -= 1;
-                if *count == 0 {
-                    gateway.counts.remove(&fact);
-                    lost.push(fact);
-                }
-            }
-        }
-        let shards = gateway.shards.clone();
-        if gone && gateway.pending.is_empty() {
-            self.gateways.remove(key);
-        }
+        let lost = gateway.release(released);
+        let lost = self.lose(key, &lost);
+        self.forget_if_empty(key);
+        lost
+    }
+
+    /// What the shards of a Gateway need no longer when it no longer refers to these facts.
+    fn lose(&mut self, key: &GatewayKey, facts: &[FactBytes]) -> Vec<Change> {
+        let shards = self.shards_of(key).to_vec();
         shards
             .iter()
-            .flat_map(|shard| lose(&mut self.shards, *shard, &lost))
+            .flat_map(|shard| lose(&mut self.shards, *shard, facts))
             .collect()
+    }
+
+    fn forget_if_empty(&mut self, key: &GatewayKey) {
+        if self
+            .gateways
+            .get(key)
+            .is_some_and(GatewayInterest::is_empty)
+        {
+            self.gateways.remove(key);
+        }
     }
 
     /// A Gateway is placed on these shards from now on; gives what joining shards need and leaving ones do not.
@@ -200,7 +230,51 @@ impl Interest {
             .filter(|shard| !shards.contains(shard))
             .flat_map(|shard| lose(&mut self.shards, *shard, &facts))
             .collect();
+        self.forget_if_empty(key);
         (gained, lost)
+    }
+}
+
+impl GatewayInterest {
+    fn is_empty(&self) -> bool {
+        self.shards.is_empty() && self.pending.is_empty() && self.counts.is_empty()
+    }
+
+    /// Takes references away; gives the facts that nothing refers to any more.
+    fn release(&mut self, facts: Vec<FactBytes>) -> Vec<FactBytes> {
+        let mut lost = Vec::new();
+        for fact in facts {
+            if let Some(count) = self.counts.get_mut(&fact) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&fact);
+                    lost.push(fact);
+                }
+            }
+        }
+        lost
+    }
+
+    /// Makes one of all deltas that wait, as the snapshot does; gives the facts that nothing refers to any more.
+    fn squash(&mut self) -> Vec<FactBytes> {
+        let mut entries: BTreeMap<Vec<u8>, Vec<FactBytes>> = BTreeMap::new();
+        let (mut revision, mut removed, mut released) = (Revision(0), false, Vec::new());
+        for pending in std::mem::take(&mut self.pending) {
+            revision = pending.revision;
+            if pending.removed {
+                removed = true;
+                released.extend(std::mem::take(&mut entries).into_values().flatten());
+            }
+            for (entry, facts) in pending.entries {
+                released.extend(entries.insert(entry, facts).into_iter().flatten());
+            }
+        }
+        self.pending.push(Pending {
+            revision,
+            removed,
+            entries: entries.into_iter().collect(),
+        });
+        self.release(released)
     }
 }
 

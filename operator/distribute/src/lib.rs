@@ -1,27 +1,37 @@
 //! Delta streams to the shards, and the rollout of each Gateway's revisions.
 //!
 //! ```text
-//!   applied entries --bounded--> distributor task --bounded queue for each shard--> delta stream
-//!                                    |   ^
-//!                            Rollout (pure)  <-- prepared, refused, busy, acknowledged
-//!                                    |
-//!                          Activate --> raft      reports --> status
+//!   applied entries --bounded--> Streams (any replica) --bounded queue for each shard--> delta stream
+//!                      |            |   ^
+//!                      |          Event  `-- prepared, refused, busy, acknowledged, resync
+//!                      v            v
+//!                     Lead: Rollout (pure)        (leader only)
+//!                      |               |
+//!                  Activate --> raft   reports --> status
 //! ```
 //!
 //! **Invariants**
 //! - A shard gets contiguous deltas of a Gateway, or the Gateway whole; facts that a revision needs come before it.
 //! - A shard gets what is placed on it, and the facts that this refers to, and nothing else.
 //! - `Activate` is proposed only for a revision that every live, unfenced shard of the Gateway has prepared.
+//! - A stream begins, and a Gateway is sent whole, from a snapshot of which every entry was taken: nothing is skipped.
+//! - A shard that asks for the same again and again waits longer each time.
 //! - A shard that cannot keep up is sent its state anew instead of being queued for without bound.
 //!
 //! It deliberately does not know: manifests, conditions, how shards serve.
 
 mod distributor;
+mod event;
 mod interest;
+mod lead;
 mod metrics;
 pub mod rollout;
 mod service;
+mod streams;
 pub mod tls;
+mod view;
 
-pub use distributor::{AppliedEvent, Config, Distributor, RolloutReport, ShardView, start};
+pub use distributor::{Config, Distributor, start};
+pub use event::{AppliedEvent, Event, Refusal, RolloutReport};
 pub use service::{ServeError, ServerTls, serve};
+pub use view::ShardView;

@@ -12,20 +12,20 @@ pub(crate) struct Metrics {
     pub(crate) waiting: AtomicU64,
     pub(crate) fenced: AtomicU64,
     pub(crate) lagging: AtomicU64,
+    pub(crate) resyncs: AtomicU64,
+    pub(crate) resyncs_delayed: AtomicU64,
     pub(crate) propagation: DurationHistogram,
 }
 
 impl Source for Metrics {
     fn collect(&self, sink: &mut dyn Sink) {
-        let now = |of: &AtomicU64| of.load(Ordering::Relaxed) as f64;
-        sink.gauge(names::STREAMS_CONNECTED, &[], now(&self.streams));
-        sink.gauge(names::ROLLOUTS_WAITING, &[], now(&self.waiting));
-        sink.gauge(names::SHARDS_FENCED, &[], now(&self.fenced));
-        sink.counter(
-            names::STREAMS_LAGGING,
-            &[],
-            self.lagging.load(Ordering::Relaxed),
-        );
+        let now = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        sink.gauge(names::STREAMS_CONNECTED, &[], now(&self.streams) as f64);
+        sink.gauge(names::ROLLOUTS_WAITING, &[], now(&self.waiting) as f64);
+        sink.gauge(names::SHARDS_FENCED, &[], now(&self.fenced) as f64);
+        sink.counter(names::STREAMS_LAGGING, &[], now(&self.lagging));
+        sink.counter(names::RESYNCS_ASKED, &[], now(&self.resyncs));
+        sink.counter(names::RESYNCS_DELAYED, &[], now(&self.resyncs_delayed));
         let mut value = HistogramValue::default();
         self.propagation.add_to(&mut value);
         sink.histogram(names::PROPAGATION_DURATION, &[], &value);

@@ -3,23 +3,35 @@
 //! | state of a Gateway | on | goes to |
 //! |---|---|---|
 //! | settled | committed | preparing: each live shard is asked |
-//! | preparing | every live, unfenced shard prepared | activating: `Activate` is proposed |
-//! | preparing | refused by a shard | refused: the active revision serves on until a newer one is committed |
+//! | preparing | every live, unfenced shard prepared this or a newer revision | activating: `Activate` of the newest such revision is proposed |
+//! | preparing | refused by a shard | what the others prepared waits: the active revision serves on until a newer one is committed |
 //! | preparing | deadline, enough answered | the silent shards are fenced, activating |
 //! | preparing | deadline, too few answered | preparing still; reported as waiting |
-//! | activating | activated | acknowledging |
-//! | acknowledging | every live, unfenced shard acknowledged | settled: reported as propagated |
-//! | any | newer revision committed | preparing the newest |
+//! | activating | activated | acknowledging, and preparing if something newer is committed |
+//! | acknowledging | every live, unfenced shard acknowledged this or a newer revision | settled: reported as propagated |
+//! | settled | a shard more acknowledged | settled: reported as propagated again |
+//!
+//! A newer revision never holds back an older one: commits that come faster than shards answer are activated as far as
+//! all have prepared, and a deadline runs from the last step forward, not from the last commit.
 //!
 //! Fencing takes a silent shard out of a rollout, never out of service here: at most half of a Gateway's shards, a
-//! quarter of the pool (one at least), never the last. A fenced shard that answers is back.
+//! quarter of the pool (one at least), never the last. A fenced shard that answers for what is active is back.
+//! For [`RECONNECT_WITHIN`] after the start, shards that were not seen yet count as live: the first one to come does not
+//! decide alone.
+
+mod fence;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::{GatewayKey, Revision, ShardId};
 
-/// How often a shard may move the deadline of one revision by saying that it is busy.
+use progress::{Change, Progress};
+
+/// Time for the shards to come back after the start; theirs to reconnect is at most a second.
+pub const RECONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How often a shard may move the deadline of one step by saying that it is busy.
 const EXTENSIONS_MAX: u32 = 20;
 
 /// What the rollout asks for or says.
@@ -27,7 +39,7 @@ const EXTENSIONS_MAX: u32 = 20;
 pub enum Action {
     /// Propose to activate.
     Activate(GatewayKey, Revision),
-    /// Every live shard serves the revision.
+    /// Every live shard serves the revision, or one more than the last time.
     Propagated {
         /// Which Gateway.
         gateway: GatewayKey,
@@ -37,8 +49,11 @@ pub enum Action {
         acknowledged: usize,
         /// Shards of the Gateway.
         total: usize,
-        /// Since it was committed.
+        /// Since its cause was seen, until all that were live then served it.
         took: Duration,
+        /// The same for each change that is served with it for the first time, this one included. Empty when it is said
+        /// again, and for what was active before the start.
+        changes: Vec<Duration>,
     },
     /// Too few shards answered in time; nothing is activated until more do.
     Waiting {
@@ -46,7 +61,7 @@ pub enum Action {
         gateway: GatewayKey,
         /// Which revision.
         revision: Revision,
-        /// Shards that are prepared.
+        /// Shards that answered.
         prepared: usize,
         /// Shards of the Gateway.
         total: usize,
@@ -59,47 +74,37 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Rollout {
     deadline: Duration,
+    /// Until then shards that were never seen count as live; none once it has passed.
+    grace: Option<Duration>,
     live: BTreeSet<ShardId>,
+    seen: BTreeSet<ShardId>,
     gateways: BTreeMap<GatewayKey, Progress>,
+    /// Those that are not settled.
+    open: BTreeSet<GatewayKey>,
     fenced: BTreeSet<ShardId>,
-}
-
-#[derive(Debug, Default)]
-struct Progress {
-    shards: BTreeSet<ShardId>,
-    /// Newest committed revision.
-    target: Revision,
-    committed_at: Duration,
-    deadline_at: Duration,
-    extensions: u32,
-    /// Newest revision that each shard prepared.
-    prepared: BTreeMap<ShardId, Revision>,
-    refused: BTreeSet<ShardId>,
-    /// Revision that was proposed for activation.
-    proposed: Revision,
-    active: Revision,
-    acknowledged: BTreeMap<ShardId, Revision>,
-    propagated: Revision,
-    waiting_reported: bool,
 }
 
 impl Rollout {
     /// A rollout whose shards have `deadline` to prepare a revision.
-    pub fn new(deadline: Duration) -> Self {
+    pub fn new(deadline: Duration, now: Duration) -> Self {
         Self {
             deadline,
+            grace: Some(now + RECONNECT_WITHIN),
             live: BTreeSet::new(),
+            seen: BTreeSet::new(),
             gateways: BTreeMap::new(),
+            open: BTreeSet::new(),
             fenced: BTreeSet::new(),
         }
     }
 
-    /// Gateways with a committed revision that is not active.
+    /// Gateways with a committed revision that is not active. Cost: O(Gateways that are not settled).
     pub fn waiting(&self) -> usize {
-        self.gateways
-            .values()
-            .filter(|progress| progress.target > progress.active)
-            .count()
+        let behind = |key: &&GatewayKey| {
+            let progress = self.gateways.get(*key);
+            progress.is_some_and(|progress| progress.target > progress.active)
+        };
+        self.open.iter().filter(behind).count()
     }
 
     /// Shards that rollouts go on without.
@@ -107,44 +112,56 @@ impl Rollout {
         self.fenced.len()
     }
 
-    /// Where a Gateway stands at start or after a change of its placement.
+    /// W3C `traceparent` of the change behind a revision that is not settled yet.
+    pub fn traceparent(&self, gateway: &GatewayKey, revision: Revision) -> Option<&str> {
+        let change = self.gateways.get(gateway)?.changes.get(&revision)?;
+        Some(&change.traceparent)
+    }
+
+    /// A Gateway is on these shards from now on.
     pub fn placed(
         &mut self,
         gateway: &GatewayKey,
         shards: impl IntoIterator<Item = ShardId>,
         now: Duration,
     ) -> Vec<Action> {
-        self.progress(gateway).shards = shards.into_iter().collect();
+        let shards: BTreeSet<ShardId> = shards.into_iter().collect();
+        if shards.is_empty() && !self.gateways.contains_key(gateway) {
+            return Vec::new();
+        }
+        let progress = self.gateways.entry(gateway.clone()).or_default();
+        progress.placed(shards);
+        if progress.is_empty() {
+            self.gateways.remove(gateway);
+            self.open.remove(gateway);
+            return Vec::new();
+        }
         self.step(gateway, now)
     }
 
-    /// A Gateway as it was found at start: what is active, and the newest committed revision.
-    pub fn restored(
-        &mut self,
-        gateway: &GatewayKey,
-        active: Revision,
-        tip: Revision,
-        now: Duration,
-    ) -> Vec<Action> {
-        self.progress(gateway).active = active;
-        self.committed(gateway, tip, now)
+    /// A Gateway as it was found at start: what is active.
+    pub fn restored(&mut self, gateway: &GatewayKey, active: Revision, now: Duration) {
+        let progress = self.gateways.entry(gateway.clone()).or_default();
+        progress.restore(active, now, self.deadline);
+        self.note(gateway);
     }
 
-    /// A revision was committed.
+    /// A revision was committed; its cause was seen at `seen`.
     pub fn committed(
         &mut self,
         gateway: &GatewayKey,
         revision: Revision,
+        seen: Duration,
+        traceparent: &str,
         now: Duration,
     ) -> Vec<Action> {
-        let deadline = self.deadline;
-        let progress = self.progress(gateway);
-        progress.target = progress.target.max(revision);
-        progress.committed_at = now;
-        progress.deadline_at = now + deadline;
-        progress.extensions = 0;
-        progress.refused.clear();
-        progress.waiting_reported = false;
+        let progress = self.gateways.entry(gateway.clone()).or_default();
+        let change = Change {
+            seen_at: seen,
+            traceparent: traceparent.to_owned(),
+            measured: true,
+        };
+        progress.commit(revision, change, now + self.deadline);
         self.step(gateway, now)
     }
 
@@ -156,56 +173,56 @@ impl Rollout {
         gone: bool,
         now: Duration,
     ) -> Vec<Action> {
-        let progress = self.progress(gateway);
-        progress.active = progress.active.max(revision);
-        if gone && progress.target <= revision {
-            let progress = self.gateways.remove(gateway).unwrap_or_default();
-            return vec![Action::Propagated {
-                gateway: gateway.clone(),
-                revision,
-                acknowledged: 0,
-                total: progress.shards.len(),
-                took: now.saturating_sub(progress.committed_at),
-            }];
+        let Some(progress) = self.gateways.get_mut(gateway) else {
+            return Vec::new();
+        };
+        progress.activate(revision, now + self.deadline);
+        if !(gone && progress.target <= revision) {
+            return self.step(gateway, now);
         }
-        self.step(gateway, now)
+        let (took, changes) = progress.settle(revision, now);
+        progress.end();
+        let total = progress.shards.len();
+        // The shards stay known while the placement stands: a Gateway of that name may come back to them.
+        if progress.is_empty() {
+            self.gateways.remove(gateway);
+        }
+        self.note(gateway);
+        vec![Action::Propagated {
+            gateway: gateway.clone(),
+            revision,
+            acknowledged: 0,
+            total,
+            took,
+            changes,
+        }]
     }
 
     /// A shard's stream is up. It says what it has prepared and serves by the usual events.
-    pub fn connected(&mut self, shard: ShardId, now: Duration) -> Vec<Action> {
+    pub fn connected(&mut self, shard: ShardId, now: Duration) {
         self.live.insert(shard);
+        self.seen.insert(shard);
         self.fenced.remove(&shard);
-        let deadline = self.deadline;
-        for progress in self
-            .gateways
-            .values_mut()
-            .filter(|progress| progress.shards.contains(&shard))
-        {
-            progress.prepared.remove(&shard);
-            progress.acknowledged.remove(&shard);
-            progress.refused.remove(&shard);
-            if progress.target > progress.active {
-                progress.deadline_at = progress.deadline_at.max(now + deadline);
+        let deadline = now + self.deadline;
+        for progress in self.gateways.values_mut() {
+            if progress.shards.contains(&shard) {
+                progress.forget(shard);
+                progress.extend(deadline);
             }
         }
-        Vec::new()
     }
 
     /// A shard's stream is down: rollouts no longer wait for it.
     pub fn disconnected(&mut self, shard: ShardId, now: Duration) -> Vec<Action> {
         self.live.remove(&shard);
         self.fenced.remove(&shard);
-        let affected: Vec<GatewayKey> = self
-            .gateways
-            .iter_mut()
-            .filter(|(_, progress)| progress.shards.contains(&shard))
-            .map(|(key, progress)| {
-                progress.prepared.remove(&shard);
-                progress.acknowledged.remove(&shard);
-                progress.refused.remove(&shard);
-                key.clone()
-            })
-            .collect();
+        let mut affected = Vec::new();
+        for (gateway, progress) in &mut self.gateways {
+            if progress.shards.contains(&shard) {
+                progress.forget(shard);
+                affected.push(gateway.clone());
+            }
+        }
         affected
             .iter()
             .flat_map(|gateway| self.step(gateway, now))
@@ -220,31 +237,34 @@ impl Rollout {
         revision: Revision,
         now: Duration,
     ) -> Vec<Action> {
-        self.fenced.remove(&shard);
-        let progress = self.progress(gateway);
-        let prepared = progress.prepared.entry(shard).or_default();
-        *prepared = (*prepared).max(revision);
-        if revision == progress.target {
-            progress.refused.remove(&shard);
+        let Some(progress) = self.gateways.get_mut(gateway) else {
+            return Vec::new();
+        };
+        if !progress.prepared(shard, revision) {
+            return Vec::new();
+        }
+        if revision >= progress.active {
+            self.fenced.remove(&shard);
         }
         self.step(gateway, now)
     }
 
     /// A shard cannot serve a revision.
     pub fn refused(&mut self, shard: ShardId, gateway: &GatewayKey, revision: Revision) {
-        let progress = self.progress(gateway);
-        if revision == progress.target {
-            progress.refused.insert(shard);
+        if let Some(progress) = self.gateways.get_mut(gateway) {
+            progress.refused(shard, revision);
         }
     }
 
     /// A shard needs longer.
     pub fn busy(&mut self, gateway: &GatewayKey, revision: Revision, by: Duration, now: Duration) {
         let limit = self.deadline * 4;
-        let progress = self.progress(gateway);
-        if revision == progress.target && progress.extensions < EXTENSIONS_MAX {
+        if let Some(progress) = self.gateways.get_mut(gateway)
+            && revision > progress.active
+            && progress.extensions < EXTENSIONS_MAX
+        {
             progress.extensions += 1;
-            progress.deadline_at = progress.deadline_at.max(now + by.min(limit));
+            progress.extend(now + by.min(limit));
         }
     }
 
@@ -256,138 +276,73 @@ impl Rollout {
         revision: Revision,
         now: Duration,
     ) -> Vec<Action> {
-        self.fenced.remove(&shard);
-        let progress = self.progress(gateway);
-        for of in [&mut progress.acknowledged, &mut progress.prepared] {
-            let at = of.entry(shard).or_default();
-            *at = (*at).max(revision);
+        let Some(progress) = self.gateways.get_mut(gateway) else {
+            return Vec::new();
+        };
+        if !progress.acknowledged(shard, revision) {
+            return Vec::new();
+        }
+        if revision >= progress.active {
+            self.fenced.remove(&shard);
         }
         self.step(gateway, now)
     }
 
-    /// Time has passed: deadlines are looked at. Cost: O(Gateways); called every 100 ms.
+    /// Time has passed: deadlines are looked at. Cost: O(Gateways that are not settled); called every 100 ms.
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
-        let due: Vec<GatewayKey> = self
-            .gateways
-            .iter()
-            .filter(|(_, p)| p.target > p.propagated && now >= p.deadline_at)
-            .map(|(key, _)| key.clone())
-            .collect();
         let mut actions = Vec::new();
-        for gateway in due {
-            actions.extend(self.fence(&gateway));
-            actions.extend(self.step(&gateway, now));
+        let graced = self.grace.is_some_and(|until| now >= until);
+        if graced {
+            self.grace = None;
+        }
+        for gateway in self.open.clone() {
+            let fences = self.fence(&gateway, now);
+            if graced || !fences.is_empty() {
+                actions.extend(fences);
+                actions.extend(self.step(&gateway, now));
+            }
         }
         actions
     }
 
-    fn progress(&mut self, gateway: &GatewayKey) -> &mut Progress {
-        self.gateways.entry(gateway.clone()).or_default()
-    }
-
-    /// Takes silent shards out of a rollout whose deadline has passed, within the bounds.
-    fn fence(&mut self, gateway: &GatewayKey) -> Vec<Action> {
-        let Some(progress) = self.gateways.get_mut(gateway) else {
-            return Vec::new();
+    /// Shards that a Gateway's rollout waits for.
+    fn waited_for(&self, progress: &Progress) -> Vec<ShardId> {
+        let there = |shard: &ShardId| {
+            self.live.contains(shard) || (self.grace.is_some() && !self.seen.contains(shard))
         };
-        let wanted = progress.target;
-        let of = if progress.active >= wanted {
-            &progress.acknowledged
-        } else {
-            &progress.prepared
-        };
-        let answered = |shard: &ShardId| of.get(shard).is_some_and(|at| *at >= wanted);
-        let total = progress.shards.len();
-        let done = progress
-            .shards
-            .iter()
-            .filter(|shard| answered(shard))
-            .count();
-        let silent: Vec<ShardId> = progress
-            .shards
-            .iter()
-            .filter(|shard| self.live.contains(shard) && !self.fenced.contains(shard))
-            .filter(|shard| !answered(shard) && !progress.refused.contains(shard))
-            .copied()
-            .collect();
-        let out = progress
-            .shards
-            .iter()
-            .filter(|shard| self.fenced.contains(shard))
-            .count();
-        let pool_limit = (self.live.len() / 4).max(1);
-        let allowed = done * 2 >= total
-            && done > 0
-            && out + silent.len() <= total / 2
-            && self.fenced.len() + silent.len() <= pool_limit;
-        if !allowed {
-            if silent.is_empty() || progress.waiting_reported {
-                return Vec::new();
-            }
-            progress.waiting_reported = true;
-            return vec![Action::Waiting {
-                gateway: gateway.clone(),
-                revision: wanted,
-                prepared: done,
-                total,
-            }];
-        }
-        silent
-            .into_iter()
-            .map(|shard| {
-                self.fenced.insert(shard);
-                Action::Fenced(shard, gateway.clone())
-            })
+        let shards = progress.shards.iter().copied();
+        shards
+            .filter(|shard| there(shard) && !self.fenced.contains(shard))
             .collect()
     }
 
     /// Moves one Gateway as far as it can go.
     fn step(&mut self, gateway: &GatewayKey, now: Duration) -> Vec<Action> {
-        let Some(progress) = self.gateways.get_mut(gateway) else {
-            return Vec::new();
-        };
-        let waited_for: Vec<ShardId> = progress
-            .shards
-            .iter()
-            .filter(|shard| self.live.contains(shard) && !self.fenced.contains(shard))
-            .copied()
-            .collect();
-        // Nobody there: the first shard to come decides.
-        if waited_for.is_empty() {
-            return Vec::new();
-        }
-        let reached = |of: &BTreeMap<ShardId, Revision>, at: Revision| {
-            waited_for
-                .iter()
-                .all(|shard| of.get(shard).is_some_and(|have| *have >= at))
-        };
         let mut actions = Vec::new();
-        let target = progress.target;
-        if target > progress.active
-            && progress.proposed < target
-            && progress.refused.is_empty()
-            && reached(&progress.prepared, target)
-        {
-            progress.proposed = target;
-            actions.push(Action::Activate(gateway.clone(), target));
+        if let Some(progress) = self.gateways.get(gateway) {
+            let waited_for = self.waited_for(progress);
+            // With nobody there, the first shard to come decides.
+            if !waited_for.is_empty()
+                && let Some(progress) = self.gateways.get_mut(gateway)
+            {
+                let activate = progress.next_to_activate(&waited_for);
+                actions.extend(activate.map(|at| Action::Activate(gateway.clone(), at)));
+                let deadline = now + self.deadline;
+                actions.extend(progress.propagate(gateway, &waited_for, now, deadline));
+            }
         }
-        let active = progress.active;
-        if active > progress.propagated && reached(&progress.acknowledged, active) {
-            progress.propagated = active;
-            let acknowledged = progress
-                .shards
-                .iter()
-                .filter(|s| progress.acknowledged.get(s).is_some_and(|at| *at >= active))
-                .count();
-            actions.push(Action::Propagated {
-                gateway: gateway.clone(),
-                revision: active,
-                acknowledged,
-                total: progress.shards.len(),
-                took: now.saturating_sub(progress.committed_at),
-            });
-        }
+        self.note(gateway);
         actions
+    }
+
+    /// Keeps the set of Gateways that are not settled.
+    fn note(&mut self, gateway: &GatewayKey) {
+        let open = |progress: &Progress| !progress.is_settled();
+        if self.gateways.get(gateway).is_some_and(open) {
+            self.open.insert(gateway.clone());
+        } else {
+            self.open.remove(gateway);
+        }
     }
 }
 

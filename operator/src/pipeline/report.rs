@@ -37,6 +37,8 @@ impl Pipeline {
                 port_unavailable,
                 message,
                 shard,
+                // Without this entry the rest could be served.
+                entry: _,
             } => {
                 let text = format!("{shard}: {message}");
                 let news =

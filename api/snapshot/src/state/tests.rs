@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use crate::facts::{Backend, BackendProtocol};
 use crate::{
-    Applied, Command, Delta, EntrySet, Fact, FactKey, FactsDelta, GatewayDelta, Op, Origin,
-    RoutingSnapshot, SetHash, diff,
+    Activation, Applied, Command, Delta, EntrySet, Epoch, Fact, FactKey, FactsDelta, GatewayDelta,
+    Op, Origin, PENDING_MAX, RoutingSnapshot, SetHash, diff,
 };
 
 fn gateway(n: u8) -> GatewayKey {
@@ -52,6 +52,15 @@ fn remove(state: &RoutingSnapshot, n: u8) -> Command {
     })
 }
 
+fn activation(revision: u64, gone: bool) -> Activation {
+    Activation {
+        gateway: gateway(1),
+        revision: Revision(revision),
+        gone,
+        traceparent: String::new(),
+    }
+}
+
 #[test]
 fn a_committed_delta_serves_only_once_it_is_activated() {
     let mut state = RoutingSnapshot::default();
@@ -69,7 +78,7 @@ fn a_committed_delta_serves_only_once_it_is_activated() {
     assert_eq!(
         applied,
         Applied::Activated {
-            gateways: vec![(gateway(1), Revision(5), false)]
+            gateways: vec![activation(5, false)]
         }
     );
     assert_eq!(state.gateway(&gateway(1)).unwrap().entries().len(), 1);
@@ -136,7 +145,7 @@ fn an_activated_removal_leaves_nothing() {
     assert_eq!(
         applied,
         Applied::Activated {
-            gateways: vec![(gateway(1), Revision(3), true)]
+            gateways: vec![activation(3, true)]
         }
     );
     assert!(state.gateway(&gateway(1)).is_none());
@@ -152,6 +161,80 @@ fn a_delta_whose_hash_is_wrong_stops_the_replica() {
     };
     delta.gateways[0].hash = SetHash::default();
     state.apply(Revision(1), Command::Commit(delta));
+}
+
+#[test]
+fn the_first_epoch_counts_and_is_stored() {
+    let mut state = RoutingSnapshot::default();
+    assert_eq!(state.epoch(), Epoch::NONE);
+    let begun = state.apply(Revision(1), Command::Begin(Epoch(7)));
+    assert_eq!(begun, Applied::Begun { epoch: Epoch(7) });
+    let begun = state.apply(Revision(2), Command::Begin(Epoch(8)));
+    assert_eq!(begun, Applied::Begun { epoch: Epoch(7) });
+    let restored = RoutingSnapshot::restore(&state.to_bytes()).unwrap();
+    assert_eq!(restored, state);
+}
+
+#[test]
+fn deltas_that_wait_for_ever_become_one() {
+    let mut state = RoutingSnapshot::default();
+    let command = commit(&state, 1, vec![op(1, Some(1)), op(2, Some(2))]);
+    state.apply(Revision(1), command);
+    state.apply(
+        Revision(2),
+        Command::Activate(vec![(gateway(1), Revision(1))]),
+    );
+    let mut revision = 2;
+    for round in 0..1000_u64 {
+        revision += 1;
+        let command = if round % 100 == 7 {
+            remove(&state, 1)
+        } else {
+            commit(
+                &state,
+                1,
+                vec![op((round % 5) as u8, Some((round % 200) as u8))],
+            )
+        };
+        state.apply(Revision(revision), command);
+        assert!(state.gateway(&gateway(1)).unwrap().pending().len() <= PENDING_MAX);
+    }
+    let chain = state.gateway(&gateway(1)).unwrap();
+    let (tip, hash) = (chain.tip_entries(), chain.tip_hash());
+    assert_eq!(chain.pending()[0].delta.base, Revision(1));
+    // Of what became part of another delta, an activation changes nothing.
+    let applied = state.apply(
+        Revision(revision + 1),
+        Command::Activate(vec![(gateway(1), Revision(3))]),
+    );
+    assert_eq!(applied, Applied::Activated { gateways: vec![] });
+    state.apply(
+        Revision(revision + 2),
+        Command::Activate(vec![(gateway(1), Revision(revision))]),
+    );
+    let chain = state.gateway(&gateway(1)).unwrap();
+    assert_eq!((chain.entries(), chain.entries().hash()), (&tip, hash));
+}
+
+#[test]
+fn what_is_activated_names_its_trace() {
+    let mut state = RoutingSnapshot::default();
+    let Command::Commit(mut delta) = commit(&state, 1, vec![op(1, Some(1))]) else {
+        unreachable!("commit builds a commit")
+    };
+    delta.origin.traceparent = "00-of-the-change".into();
+    delta.origin.seen_at_us = 17;
+    state.apply(Revision(1), Command::Commit(delta));
+    let restored = RoutingSnapshot::restore(&state.to_bytes()).unwrap();
+    let pending = &restored.gateway(&gateway(1)).unwrap().pending()[0];
+    assert_eq!(pending.seen_at_us, 17);
+    let Applied::Activated { gateways } = state.apply(
+        Revision(2),
+        Command::Activate(vec![(gateway(1), Revision(1))]),
+    ) else {
+        unreachable!("activate activates")
+    };
+    assert_eq!(gateways[0].traceparent, "00-of-the-change");
 }
 
 #[test]

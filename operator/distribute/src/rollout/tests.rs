@@ -11,7 +11,7 @@ fn gateway() -> GatewayKey {
 }
 
 fn rollout(shards: u32) -> Rollout {
-    let mut rollout = Rollout::new(500 * MS);
+    let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
     rollout.placed(&gateway(), (0..shards).map(ShardId), Duration::ZERO);
     for shard in 0..shards {
         rollout.connected(ShardId(shard), Duration::ZERO);
@@ -19,10 +19,26 @@ fn rollout(shards: u32) -> Rollout {
     rollout
 }
 
+/// A commit whose cause was seen in the same moment.
+fn commit(rollout: &mut Rollout, revision: u64, now: Duration) -> Vec<Action> {
+    rollout.committed(&gateway(), Revision(revision), now, "", now)
+}
+
+fn propagated(revision: u64, shards: (usize, usize), took: u32, changes: &[u32]) -> Action {
+    Action::Propagated {
+        gateway: gateway(),
+        revision: Revision(revision),
+        acknowledged: shards.0,
+        total: shards.1,
+        took: MS * took,
+        changes: changes.iter().map(|took| MS * *took).collect(),
+    }
+}
+
 #[test]
 fn a_revision_is_activated_when_the_last_live_shard_has_prepared() {
     let mut rollout = rollout(2);
-    assert_eq!(rollout.committed(&gateway(), Revision(5), MS), []);
+    assert_eq!(commit(&mut rollout, 5, MS), []);
     assert_eq!(
         rollout.prepared(ShardId(0), &gateway(), Revision(5), MS * 2),
         []
@@ -35,20 +51,13 @@ fn a_revision_is_activated_when_the_last_live_shard_has_prepared() {
         []
     );
     let actions = rollout.acknowledged(ShardId(0), &gateway(), Revision(5), MS * 6);
-    let propagated = Action::Propagated {
-        gateway: gateway(),
-        revision: Revision(5),
-        acknowledged: 2,
-        total: 2,
-        took: MS * 5,
-    };
-    assert_eq!(actions, [propagated]);
+    assert_eq!(actions, [propagated(5, (2, 2), 5, &[5])]);
 }
 
 #[test]
 fn a_shard_that_disconnects_is_not_waited_for() {
     let mut rollout = rollout(2);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
     let actions = rollout.disconnected(ShardId(1), MS * 2);
     assert_eq!(actions, [Action::Activate(gateway(), Revision(5))]);
@@ -57,11 +66,11 @@ fn a_shard_that_disconnects_is_not_waited_for() {
 #[test]
 fn a_refused_revision_waits_for_a_newer_one() {
     let mut rollout = rollout(2);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
     rollout.refused(ShardId(1), &gateway(), Revision(5));
     assert_eq!(rollout.tick(MS * 1000), []);
-    rollout.committed(&gateway(), Revision(7), MS * 1001);
+    commit(&mut rollout, 7, MS * 1001);
     rollout.prepared(ShardId(0), &gateway(), Revision(7), MS * 1002);
     let actions = rollout.prepared(ShardId(1), &gateway(), Revision(7), MS * 1003);
     assert_eq!(actions, [Action::Activate(gateway(), Revision(7))]);
@@ -70,7 +79,7 @@ fn a_refused_revision_waits_for_a_newer_one() {
 #[test]
 fn a_silent_shard_is_fenced_after_the_deadline_and_returns_when_it_answers() {
     let mut rollout = rollout(2);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
     assert_eq!(rollout.tick(MS * 400), []);
     assert_eq!(
@@ -88,7 +97,7 @@ fn a_silent_shard_is_fenced_after_the_deadline_and_returns_when_it_answers() {
 #[test]
 fn when_most_are_silent_nobody_is_fenced_and_it_says_so_once() {
     let mut rollout = rollout(3);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
     let waiting = Action::Waiting {
         gateway: gateway(),
@@ -103,7 +112,7 @@ fn when_most_are_silent_nobody_is_fenced_and_it_says_so_once() {
 #[test]
 fn busy_moves_the_deadline() {
     let mut rollout = rollout(2);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
     rollout.busy(&gateway(), Revision(5), MS * 300, MS * 450);
     assert_eq!(rollout.tick(MS * 700), []);
@@ -112,13 +121,178 @@ fn busy_moves_the_deadline() {
 
 #[test]
 fn without_any_shard_the_first_one_to_come_decides() {
-    let mut rollout = Rollout::new(500 * MS);
+    let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
     rollout.placed(&gateway(), [ShardId(0), ShardId(1)], Duration::ZERO);
-    rollout.committed(&gateway(), Revision(5), MS);
+    commit(&mut rollout, 5, MS);
     assert_eq!(rollout.tick(MS * 5000), []);
     rollout.connected(ShardId(1), MS * 6000);
     let actions = rollout.prepared(ShardId(1), &gateway(), Revision(5), MS * 6001);
     assert_eq!(actions, [Action::Activate(gateway(), Revision(5))]);
+}
+
+#[test]
+fn after_a_start_the_first_shard_to_come_does_not_decide_alone() {
+    let mut rollout = Rollout::new(500 * MS, MS * 1000);
+    rollout.restored(&gateway(), Revision(3), MS * 1000);
+    commit(&mut rollout, 5, MS * 1000);
+    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], MS * 1000);
+    rollout.connected(ShardId(0), MS * 1100);
+    rollout.acknowledged(ShardId(0), &gateway(), Revision(3), MS * 1100);
+    let first = rollout.prepared(ShardId(0), &gateway(), Revision(5), MS * 1101);
+    assert_eq!(first, []);
+    assert_eq!(rollout.tick(MS * 1900), [], "nor is the other fenced");
+    rollout.connected(ShardId(1), MS * 2000);
+    let second = rollout.prepared(ShardId(1), &gateway(), Revision(5), MS * 2001);
+    assert_eq!(second, [Action::Activate(gateway(), Revision(5))]);
+}
+
+#[test]
+fn a_shard_that_does_not_come_back_is_not_waited_for_and_is_reported_once_it_does() {
+    let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
+    rollout.restored(&gateway(), Revision(3), Duration::ZERO);
+    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], Duration::ZERO);
+    rollout.connected(ShardId(0), MS * 100);
+    let first = rollout.acknowledged(ShardId(0), &gateway(), Revision(3), MS * 100);
+    assert_eq!(first, []);
+    assert_eq!(rollout.tick(MS * 2100), [propagated(3, (1, 2), 2100, &[])]);
+    rollout.connected(ShardId(1), MS * 9000);
+    let more = rollout.acknowledged(ShardId(1), &gateway(), Revision(3), MS * 9000);
+    assert_eq!(more, [propagated(3, (2, 2), 2100, &[])]);
+    // Another reconnect is no news.
+    rollout.disconnected(ShardId(1), MS * 9100);
+    rollout.connected(ShardId(1), MS * 9200);
+    let again = rollout.acknowledged(ShardId(1), &gateway(), Revision(3), MS * 9200);
+    assert_eq!(again, []);
+}
+
+#[test]
+fn a_fenced_shard_that_returns_is_reported() {
+    let mut rollout = rollout(2);
+    commit(&mut rollout, 5, MS);
+    rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
+    rollout.tick(MS * 600);
+    rollout.activated(&gateway(), Revision(5), false, MS * 601);
+    let without = rollout.acknowledged(ShardId(0), &gateway(), Revision(5), MS * 602);
+    assert_eq!(without, [propagated(5, (1, 2), 601, &[601])]);
+    let with = rollout.acknowledged(ShardId(1), &gateway(), Revision(5), MS * 900);
+    assert_eq!(with, [propagated(5, (2, 2), 601, &[])]);
+}
+
+#[test]
+fn answers_about_revisions_that_were_never_committed_count_for_nothing() {
+    let mut rollout = rollout(2);
+    commit(&mut rollout, 2, MS);
+    for shard in [0, 1] {
+        let (at, now) = (Revision(8817), MS * 2);
+        assert_eq!(
+            rollout.acknowledged(ShardId(shard), &gateway(), at, now),
+            []
+        );
+        assert_eq!(rollout.prepared(ShardId(shard), &gateway(), at, now), []);
+    }
+    rollout.prepared(ShardId(0), &gateway(), Revision(2), MS * 3);
+    let actions = rollout.prepared(ShardId(1), &gateway(), Revision(2), MS * 3);
+    assert_eq!(actions, [Action::Activate(gateway(), Revision(2))]);
+    rollout.activated(&gateway(), Revision(2), false, MS * 4);
+    assert_eq!(rollout.tick(MS * 5), []);
+}
+
+#[test]
+fn a_gateway_that_is_created_anew_goes_to_the_shards_that_its_placement_names() {
+    let mut rollout = rollout(2);
+    commit(&mut rollout, 5, MS);
+    for shard in [0, 1] {
+        rollout.prepared(ShardId(shard), &gateway(), Revision(5), MS * 2);
+    }
+    let gone = rollout.activated(&gateway(), Revision(5), true, MS * 3);
+    assert_eq!(gone, [propagated(5, (0, 2), 2, &[2])]);
+    for shard in [0, 1] {
+        let late = rollout.acknowledged(ShardId(shard), &gateway(), Revision(5), MS * 4);
+        assert_eq!(late, []);
+    }
+    commit(&mut rollout, 8, MS * 5);
+    rollout.prepared(ShardId(0), &gateway(), Revision(8), MS * 6);
+    let actions = rollout.prepared(ShardId(1), &gateway(), Revision(8), MS * 6);
+    assert_eq!(actions, [Action::Activate(gateway(), Revision(8))]);
+}
+
+#[test]
+fn nothing_is_kept_of_gateways_that_are_gone_or_were_never_there() {
+    let mut rollout = rollout(2);
+    let other = GatewayKey::new("team-b", "web");
+    rollout.prepared(ShardId(0), &other, Revision(5), MS);
+    rollout.acknowledged(ShardId(0), &other, Revision(5), MS);
+    rollout.refused(ShardId(0), &other, Revision(5));
+    rollout.busy(&other, Revision(5), MS, MS);
+    rollout.placed(&other, [], MS);
+    assert_eq!(rollout.gateways.len(), 1);
+    commit(&mut rollout, 5, MS);
+    rollout.activated(&gateway(), Revision(5), true, MS * 3);
+    rollout.placed(&gateway(), [], MS * 4);
+    assert!(rollout.gateways.is_empty() && rollout.open.is_empty());
+}
+
+#[test]
+fn commits_that_come_faster_than_shards_answer_are_activated_as_far_as_all_have_prepared() {
+    let mut rollout = rollout(2);
+    // Each shard is one commit behind, for ever; every activation takes a commit.
+    let (mut active, mut last) = (0, 0);
+    for round in 1..1000_u64 {
+        let now = MS * u32::try_from(round).unwrap();
+        let mut actions = commit(&mut rollout, round, now);
+        for shard in [0, 1].into_iter().filter(|_| round > 1) {
+            actions.extend(rollout.prepared(ShardId(shard), &gateway(), Revision(round - 1), now));
+            if active > 0 {
+                let served = Revision(active);
+                actions.extend(rollout.acknowledged(ShardId(shard), &gateway(), served, now));
+            }
+        }
+        actions.extend(rollout.tick(now));
+        for action in actions {
+            match action {
+                Action::Activate(_, revision) => {
+                    active = revision.0;
+                    let more = rollout.activated(&gateway(), revision, false, now);
+                    assert_eq!(more, []);
+                }
+                Action::Propagated { revision, took, .. } => {
+                    assert!(took <= MS * 3, "{took:?}");
+                    last = revision.0;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(active >= 998 && last >= 996, "{active} {last}");
+}
+
+#[test]
+fn commits_without_end_do_not_push_the_deadline_of_a_silent_shard() {
+    let mut rollout = rollout(2);
+    let mut fenced = None;
+    for round in 1..1000_u64 {
+        let now = MS * u32::try_from(round).unwrap();
+        let mut actions = commit(&mut rollout, round, now);
+        actions.extend(rollout.prepared(ShardId(0), &gateway(), Revision(round), now));
+        actions.extend(rollout.tick(now));
+        if actions.contains(&Action::Fenced(ShardId(1), gateway())) {
+            fenced = Some(round);
+            break;
+        }
+    }
+    assert_eq!(fenced, Some(501));
+}
+
+#[test]
+fn the_time_is_counted_from_when_the_change_was_seen() {
+    let mut rollout = rollout(1);
+    rollout.committed(&gateway(), Revision(5), MS * 40, "trace", MS * 100);
+    assert_eq!(rollout.traceparent(&gateway(), Revision(5)), Some("trace"));
+    rollout.committed(&gateway(), Revision(6), MS * 90, "", MS * 101);
+    rollout.prepared(ShardId(0), &gateway(), Revision(6), MS * 110);
+    rollout.activated(&gateway(), Revision(6), false, MS * 120);
+    let actions = rollout.acknowledged(ShardId(0), &gateway(), Revision(6), MS * 140);
+    assert_eq!(actions, [propagated(6, (1, 1), 50, &[100, 50])]);
 }
 
 #[derive(Debug, Clone)]
@@ -142,7 +316,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 proptest! {
-    /// Whatever comes: an activation is for the newest revision, prepared by each live, unfenced shard; never twice or
+    /// Whatever comes: an activation is for a revision that, or a newer one, was prepared by each live, unfenced shard; never twice or
     /// backwards; fences stay within bounds; and once all answer, the newest revision is propagated.
     #[test]
     fn rollouts_are_safe_and_end(events in events()) {
@@ -158,7 +332,7 @@ proptest! {
             let mut actions = match event {
                 Event::Commit => {
                     tip = Revision(tip.0 + 1);
-                    rollout.committed(&gateway(), tip, now)
+                    commit(&mut rollout, tip.0, now)
                 }
                 // Answers with what a shard would know: prepares the newest, serves what is active.
                 Event::Answer(n) if live.contains(&n) => {
@@ -173,7 +347,8 @@ proptest! {
                 Event::Connect(n) => {
                     live.insert(n);
                     prepared.remove(&n);
-                    rollout.connected(ShardId(n), now)
+                    rollout.connected(ShardId(n), now);
+                    Vec::new()
                 }
                 Event::Disconnect(n) => {
                     live.remove(&n);
@@ -188,16 +363,17 @@ proptest! {
             while let Some(action) = actions.pop() {
                 match action {
                     Action::Activate(_, revision) => {
-                        prop_assert_eq!(revision, tip);
-                        prop_assert!(revision > active);
+                        prop_assert!(revision <= tip && revision > active);
                         let unprepared: Vec<u32> = live.iter().copied()
-                            .filter(|n| prepared.get(n) != Some(&revision)).collect();
+                            .filter(|n| prepared.get(n).is_none_or(|at| *at < revision)).collect();
                         prop_assert!(unprepared.len() <= rollout.fenced());
                         active = revision;
                         actions.extend(rollout.activated(&gateway(), revision, false, now));
                     }
-                    Action::Propagated { revision, .. } => {
-                        prop_assert!(revision > propagated && revision <= active);
+                    Action::Propagated { revision, changes, .. } => {
+                        // Said again for a shard more, or of something newer.
+                        prop_assert!(revision >= propagated && revision <= active);
+                        prop_assert!(revision > propagated || changes.is_empty());
                         propagated = revision;
                     }
                     Action::Fenced(..) => prop_assert!(rollout.fenced() <= 1),

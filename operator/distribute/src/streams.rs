@@ -1,0 +1,449 @@
+//! Delta streams to the shards that are connected here: what each was sent, and what it is to be sent.
+//!
+//! Runs from applied entries, on any replica: it needs no leader and proposes nothing. What shards answer comes out as
+//! [`Event`]s. A stream is begun, and a Gateway sent whole, from the snapshot; that is done only while this task has
+//! seen all that the snapshot holds, so that what follows builds on it without a gap.
+
+mod messages;
+mod owed;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api::{GatewayKey, Revision, ShardId};
+use api_snapshot::{Activation, Applied, GatewayDelta, Op, Origin, RoutingSnapshot, decode};
+use api_wire::delivery::{self, FromShard, ToShard, from_shard};
+use api_wire::gateway_key;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use crate::ShardView;
+use crate::event::{AppliedEvent, Event, Refusal, placements};
+use crate::interest::{Change, FactBytes, Interest};
+use crate::metrics::Metrics;
+use messages::{Holds, whole};
+use owed::Owed;
+use stream::Stream;
+
+/// Time without an applied entry after which those between here and the snapshot are taken for missed.
+const MISSED_AFTER: Duration = Duration::from_secs(2);
+
+/// Messages for each shard that one entry leads to.
+type Batches = HashMap<ShardId, Vec<ToShard>>;
+
+/// All streams of this replica.
+pub(crate) struct Streams {
+    snapshot: Arc<RwLock<RoutingSnapshot>>,
+    interest: Interest,
+    /// The last entry that was taken.
+    revision: Revision,
+    /// Since when something waits for entries that the snapshot holds, without one coming.
+    behind: Option<Duration>,
+    streams: HashMap<ShardId, Stream>,
+    /// Shards that said hello and were not answered yet.
+    greeting: BTreeMap<ShardId, delivery::Hello>,
+    owed: Owed,
+    views: Arc<Mutex<BTreeMap<ShardId, ShardView>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Streams {
+    /// Begins with what was committed before.
+    pub(crate) fn new(
+        snapshot: Arc<RwLock<RoutingSnapshot>>,
+        views: Arc<Mutex<BTreeMap<ShardId, ShardView>>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (interest, revision) = {
+            let snapshot = snapshot.read();
+            (Interest::of(&snapshot), snapshot.revision())
+        };
+        Self {
+            snapshot,
+            interest,
+            revision,
+            behind: None,
+            streams: HashMap::new(),
+            greeting: BTreeMap::new(),
+            owed: Owed::default(),
+            views,
+            metrics,
+        }
+    }
+
+    /// Streams that are open.
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether a message is of the stream that is open now, not of one that it replaced.
+    pub(crate) fn is_open(&self, shard: ShardId, session: u64) -> bool {
+        let of = |stream: &Stream| stream.session == session;
+        self.streams.get(&shard).is_some_and(of)
+    }
+
+    /// Sends what an entry leads to. Cost: O(operations in it) for each shard that they concern.
+    pub(crate) fn applied(&mut self, event: &AppliedEvent, now: Duration) -> Vec<Event> {
+        if event.index <= self.revision {
+            return Vec::new(); // the snapshot that this began with had it
+        }
+        self.revision = event.index;
+        self.behind = None;
+        let mut batches = Batches::new();
+        match &event.applied {
+            Applied::Committed {
+                facts,
+                gateways,
+                origin,
+            } => self.committed(event.index, &facts.ops, gateways, origin, &mut batches, now),
+            Applied::Activated { gateways } => {
+                self.activated(event.index, gateways, &mut batches);
+            }
+            // Whatever streams were told of revisions is of no history.
+            Applied::Begun { .. } => {
+                let open: Vec<ShardId> = self.streams.keys().copied().collect();
+                return open
+                    .into_iter()
+                    .flat_map(|shard| self.disconnected(shard))
+                    .collect();
+            }
+            Applied::Rejected { .. } => {}
+        }
+        let batches = batches.into_iter();
+        batches
+            .flat_map(|(shard, batch)| self.send(shard, batch))
+            .collect()
+    }
+
+    fn committed(
+        &mut self,
+        index: Revision,
+        ops: &[Op],
+        gateways: &[GatewayDelta],
+        origin: &Origin,
+        batches: &mut Batches,
+        now: Duration,
+    ) {
+        let (mut gained, mut lost) = (Vec::new(), Vec::new());
+        for delta in gateways {
+            let (more, less) = self.interest.committed(delta, index);
+            gained.extend(more);
+            lost.extend(less);
+        }
+        for (gateway, shards) in placements(ops) {
+            let old = self.interest.shards_of(&gateway).to_vec();
+            for left in old.iter().filter(|shard| !shards.contains(shard)) {
+                self.owed.forget(*left, &gateway);
+                self.push(*left, [messages::drop_gateway(&gateway)], batches);
+            }
+            // One that joins gets the Gateway whole.
+            for joined in shards.iter().filter(|shard| !old.contains(shard)) {
+                if self.is_greeted(*joined) {
+                    self.owed.now((*joined, Some(gateway.clone())), now);
+                }
+            }
+            let (more, less) = self.interest.placed(&gateway, shards);
+            gained.extend(more);
+            lost.extend(less);
+        }
+        self.send_facts(index, ops, gained, lost, batches);
+        for delta in gateways {
+            let messages = messages::delta(delta, index, &origin.traceparent);
+            for shard in self.interest.shards_of(&delta.gateway).to_vec() {
+                if !self.owed.has(shard, Some(&delta.gateway)) {
+                    self.push(shard, messages.iter().cloned(), batches);
+                }
+            }
+        }
+    }
+
+    fn activated(&mut self, index: Revision, gateways: &[Activation], batches: &mut Batches) {
+        let mut lost = Vec::new();
+        for Activation {
+            gateway,
+            revision,
+            traceparent,
+            ..
+        } in gateways
+        {
+            let message = messages::activate(gateway, *revision, traceparent);
+            for shard in self.interest.shards_of(gateway).to_vec() {
+                if !self.owed.has(shard, Some(gateway)) {
+                    self.push(shard, [message.clone()], batches);
+                }
+            }
+            lost.extend(self.interest.activated(gateway, *revision));
+        }
+        self.send_facts(index, &[], Vec::new(), lost, batches);
+    }
+
+    /// Puts a facts message into the batch of each shard that needs one of `ops`, or has gained or lost a fact.
+    fn send_facts(
+        &mut self,
+        index: Revision,
+        ops: &[Op],
+        gained: Vec<Change>,
+        lost: Vec<Change>,
+        batches: &mut Batches,
+    ) {
+        let mut by_shard: HashMap<ShardId, BTreeMap<FactBytes, Option<Vec<u8>>>> = HashMap::new();
+        {
+            let snapshot = self.snapshot.read();
+            for (shard, fact) in gained {
+                if let Some(value) = snapshot.facts().value(&fact) {
+                    let facts = by_shard.entry(shard).or_default();
+                    facts.insert(fact, Some(value.to_vec()));
+                }
+            }
+        }
+        for op in ops {
+            for shard in self.streams.keys() {
+                if self.interest.wants(*shard, &op.key) {
+                    let facts = by_shard.entry(*shard).or_default();
+                    facts.insert(op.key.clone(), op.value.clone());
+                }
+            }
+        }
+        for (shard, fact) in lost {
+            // What one Gateway has lost another may have gained.
+            if !self.interest.wants(shard, &fact) {
+                by_shard.entry(shard).or_default().insert(fact, None);
+            }
+        }
+        for (shard, facts) in by_shard {
+            if self.is_greeted(shard)
+                && !self.owed.has(shard, None)
+                && let Some(stream) = self.streams.get_mut(&shard)
+            {
+                let ops = facts.into_iter().map(|(key, value)| Op { key, value });
+                let messages = stream.facts(index, &ops.collect::<Vec<Op>>());
+                batches.entry(shard).or_default().extend(messages);
+            }
+        }
+    }
+
+    /// Whether a shard's stream has begun: before that nothing is sent, and what it begins with has everything.
+    fn is_greeted(&self, shard: ShardId) -> bool {
+        self.streams.contains_key(&shard) && !self.greeting.contains_key(&shard)
+    }
+
+    fn push(
+        &self,
+        shard: ShardId,
+        messages: impl IntoIterator<Item = ToShard>,
+        batches: &mut Batches,
+    ) {
+        if self.is_greeted(shard) {
+            batches.entry(shard).or_default().extend(messages);
+        }
+    }
+
+    /// A shard's stream is open. It is answered by [`Streams::settle`].
+    pub(crate) fn connected(
+        &mut self,
+        shard: ShardId,
+        session: u64,
+        hello: delivery::Hello,
+        out: mpsc::Sender<Vec<ToShard>>,
+    ) -> Vec<Event> {
+        let events = if self.streams.contains_key(&shard) {
+            self.disconnected(shard)
+        } else {
+            Vec::new()
+        };
+        self.streams.insert(shard, Stream::new(session, out));
+        self.greeting.insert(shard, hello);
+        events
+    }
+
+    /// A shard's stream has ended.
+    pub(crate) fn disconnected(&mut self, shard: ShardId) -> Vec<Event> {
+        self.streams.remove(&shard);
+        self.owed.disconnected(shard);
+        if let Some(view) = self.views.lock().get_mut(&shard) {
+            view.connected = false;
+        }
+        if self.greeting.remove(&shard).is_some() {
+            return Vec::new(); // nobody has heard of it
+        }
+        tracing::info!(%shard, "shard disconnected");
+        vec![Event::Disconnected(shard)]
+    }
+
+    /// Begins streams and sends what is owed, once every entry that the snapshot holds was taken.
+    pub(crate) fn settle(&mut self, now: Duration) -> Vec<Event> {
+        if self.greeting.is_empty() && !self.owed.is_due(now) {
+            return Vec::new();
+        }
+        let snapshot = Arc::clone(&self.snapshot);
+        let snapshot = snapshot.read();
+        if snapshot.revision() != self.revision {
+            let since = *self.behind.get_or_insert(now);
+            return if now > since + MISSED_AFTER {
+                self.restart(&snapshot)
+            } else {
+                Vec::new()
+            };
+        }
+        let mut events = Vec::new();
+        for (shard, hello) in std::mem::take(&mut self.greeting) {
+            events.extend(self.greet(&snapshot, shard, &hello));
+        }
+        for (shard, gateway) in self.owed.take(now) {
+            let batch = match gateway {
+                Some(gateway) => whole(&snapshot, &gateway, Holds::Unknown).messages,
+                None => match self.streams.get_mut(&shard) {
+                    Some(stream) => stream.all_facts(&snapshot, &self.interest, shard),
+                    None => Vec::new(),
+                },
+            };
+            events.extend(self.send(shard, batch));
+        }
+        events
+    }
+
+    /// Entries were missed, as when a replica is given a snapshot: what streams were sent says nothing any more.
+    fn restart(&mut self, snapshot: &RoutingSnapshot) -> Vec<Event> {
+        tracing::warn!(from = %self.revision, to = %snapshot.revision(), "entries were missed; all streams begin anew");
+        let open: BTreeSet<ShardId> = self.streams.keys().copied().collect();
+        let mut events = vec![Event::Restarted];
+        for shard in open {
+            events.extend(self.disconnected(shard));
+        }
+        self.interest = Interest::of(snapshot);
+        self.revision = snapshot.revision();
+        self.behind = None;
+        events
+    }
+
+    fn greet(
+        &mut self,
+        snapshot: &RoutingSnapshot,
+        shard: ShardId,
+        hello: &delivery::Hello,
+    ) -> Vec<Event> {
+        let Some(stream) = self.streams.get_mut(&shard) else {
+            return Vec::new();
+        };
+        let mut batch = vec![messages::welcome(snapshot.epoch())];
+        batch.extend(stream.begin(snapshot, &self.interest, shard, hello));
+        let same_history = hello.epoch == snapshot.epoch().0;
+        let mut held: HashMap<GatewayKey, &delivery::Held> = HashMap::new();
+        for gateway in &hello.gateways {
+            if let Ok(key) = gateway_key(gateway.gateway.clone()) {
+                if same_history && gateway.active > snapshot.revision().0 {
+                    tracing::warn!(%shard, gateway = %key, revision = gateway.active, applied = %snapshot.revision(), "shard serves a revision that is not applied here");
+                }
+                held.insert(key, gateway);
+            }
+        }
+        let mut events = vec![Event::Connected(shard)];
+        let mut placed = 0;
+        for gateway in self.interest.gateways_of(shard) {
+            placed += 1;
+            let holds = match held.remove(gateway) {
+                None => Holds::Nothing,
+                Some(held) if same_history => Holds::Revision(held),
+                Some(_) => Holds::Unknown,
+            };
+            let whole = whole(snapshot, gateway, holds);
+            batch.extend(whole.messages);
+            let served = whole.served;
+            events.extend(served.map(|at| Event::Acknowledged(shard, gateway.clone(), at)));
+        }
+        batch.extend(held.keys().map(messages::drop_gateway));
+        batch.push(messages::synced(snapshot.revision()));
+        tracing::info!(%shard, gateways = placed, messages = batch.len(), version = hello.version, same_history, "shard connected");
+        self.views
+            .lock()
+            .insert(shard, ShardView::connected(shard, hello, placed));
+        events.extend(self.send(shard, batch));
+        events
+    }
+
+    /// Takes what a shard says.
+    pub(crate) fn message(
+        &mut self,
+        shard: ShardId,
+        message: FromShard,
+        now: Duration,
+    ) -> Vec<Event> {
+        let event = match message.message {
+            Some(from_shard::Message::Prepared(m)) => gateway_key(m.gateway)
+                .map(|gateway| Event::Prepared(shard, gateway, Revision(m.revision))),
+            Some(from_shard::Message::Acknowledged(m)) => gateway_key(m.gateway)
+                .map(|gateway| Event::Acknowledged(shard, gateway, Revision(m.revision))),
+            Some(from_shard::Message::Busy(m)) => gateway_key(m.gateway).map(|gateway| {
+                let by = Duration::from_millis(u64::from(m.extend_ms));
+                Event::Busy(shard, gateway, Revision(m.revision), by)
+            }),
+            Some(from_shard::Message::Refused(m)) => {
+                let port_unavailable = m.reason() == delivery::RefusedReason::PortUnavailable;
+                gateway_key(m.gateway).map(|gateway| {
+                    Event::Refused(Refusal {
+                        shard,
+                        gateway,
+                        revision: Revision(m.revision),
+                        listener: (!m.listener.is_empty()).then_some(m.listener),
+                        entry: decode("entry key", &m.entry).ok(),
+                        port_unavailable,
+                        message: m.message,
+                    })
+                })
+            }
+            Some(from_shard::Message::Resync(m)) => return self.resync(shard, m, now),
+            Some(from_shard::Message::Load(load)) => {
+                if let Some(view) = self.views.lock().get_mut(&shard) {
+                    view.loaded(&load, self.interest.gateways_of(shard).count());
+                }
+                return Vec::new();
+            }
+            Some(from_shard::Message::Hello(_)) | None => return Vec::new(),
+        };
+        match event {
+            Ok(event) => vec![event],
+            Err(error) => {
+                tracing::warn!(%shard, %error, "message left out");
+                Vec::new()
+            }
+        }
+    }
+
+    fn resync(&mut self, shard: ShardId, request: delivery::Resync, now: Duration) -> Vec<Event> {
+        self.metrics.resyncs.fetch_add(1, Ordering::Relaxed);
+        let gateway = gateway_key(request.gateway).ok();
+        tracing::warn!(%shard, reason = request.reason, ?gateway, "shard asks anew");
+        if let Some(gateway) = &gateway
+            && !self.interest.shards_of(gateway).contains(&shard)
+        {
+            return self.send(shard, vec![messages::drop_gateway(gateway)]);
+        }
+        if self.owed.asked((shard, gateway), now) {
+            self.metrics.resyncs_delayed.fetch_add(1, Ordering::Relaxed);
+        }
+        Vec::new()
+    }
+
+    /// Forgets what is over.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        self.owed.tidy(now);
+    }
+
+    fn send(&mut self, shard: ShardId, batch: Vec<ToShard>) -> Vec<Event> {
+        let Some(stream) = self.streams.get(&shard) else {
+            return Vec::new();
+        };
+        if batch.is_empty() || stream.out.try_send(batch).is_ok() {
+            return Vec::new();
+        }
+        self.metrics.lagging.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(%shard, "shard does not keep up; its stream is closed so that it comes back for what it lacks");
+        self.disconnected(shard)
+    }
+}
+
+#[cfg(test)]
+mod tests;
