@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use crate::cause::Cause;
 use crate::hygiene::clean_trailers;
 use crate::log::RequestRecord;
+use crate::streams::Stream;
 use crate::upstream::Lease;
 
 /// A body could not be passed on whole; the connection that it went to is broken off.
@@ -132,6 +133,8 @@ pub(crate) struct ResponseBody {
     kind: Kind,
     /// Written when the body is dropped: after its last byte or when the client is gone.
     record: Option<RequestRecord>,
+    /// Of HTTP/2: told when the client keeps a piece waiting.
+    stream: Option<Rc<Stream>>,
 }
 
 enum Kind {
@@ -145,11 +148,22 @@ struct Upstream {
     lease: Option<Lease>,
     /// The request's body, when it may still be on its way.
     upload: Option<Rc<Progress>>,
-    idle: Duration,
+    /// Longest time without a byte, if there is a limit.
+    idle: Option<Duration>,
     /// Set up when the endpoint keeps us waiting, then moved.
     idle_timer: Option<Pin<Box<Sleep>>>,
-    /// End of the request's own time limit.
+    /// End of the limit of the request or of its attempt.
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Time limits of a response's body.
+pub(crate) struct BodyLimits {
+    /// The request's body: what still goes up counts as life.
+    pub(crate) upload: Option<Rc<Progress>>,
+    /// Longest time without a byte from the endpoint; none for no limit.
+    pub(crate) idle: Option<Duration>,
+    /// When it must have ended.
+    pub(crate) until: Option<Instant>,
 }
 
 impl ResponseBody {
@@ -157,6 +171,7 @@ impl ResponseBody {
         Self {
             kind: Kind::Full(None),
             record: None,
+            stream: None,
         }
     }
 
@@ -164,34 +179,43 @@ impl ResponseBody {
         Self {
             kind: Kind::Full((!bytes.is_empty()).then_some(bytes)),
             record: None,
+            stream: None,
         }
     }
 
     /// A body from an endpoint. `lease` gives the connection back once the body has ended.
-    pub(crate) fn upstream(
-        body: Incoming,
-        lease: Lease,
-        upload: Option<Rc<Progress>>,
-        idle: Duration,
-        deadline: Option<Instant>,
-    ) -> Self {
-        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+    pub(crate) fn upstream(body: Incoming, lease: Lease, limits: BodyLimits) -> Self {
+        let deadline = limits
+            .until
+            .map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         Self {
             kind: Kind::Upstream(Box::new(Upstream {
                 body,
                 lease: Some(lease),
-                upload,
-                idle,
+                upload: limits.upload,
+                idle: limits.idle,
                 idle_timer: None,
                 deadline,
             })),
             record: None,
+            stream: None,
         }
     }
 
     /// Attaches the request's record.
     pub(crate) fn recorded(mut self, record: RequestRecord) -> Self {
         self.record = Some(record);
+        self
+    }
+
+    /// Lets its stream be ended from outside: hyper asks for nothing while the client's window is shut.
+    pub(crate) fn watched(mut self, stream: Rc<Stream>) -> Self {
+        let deadline = match &self.kind {
+            Kind::Full(_) => None,
+            Kind::Upstream(upstream) => upstream.deadline.as_ref().map(|at| at.deadline().into()),
+        };
+        stream.answers(deadline);
+        self.stream = Some(stream);
         self
     }
 
@@ -211,6 +235,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(stream) = &this.stream {
+            stream.asked();
+        }
         let frame = match &mut this.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Upstream(upstream) => upstream.poll_frame(cx),
@@ -219,6 +246,9 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                     record.bytes_sent += data.remaining() as u64;
+                }
+                if let (Some(stream), Some(data)) = (&this.stream, frame.data_ref()) {
+                    stream.gave(data.remaining() as u64);
                 }
             }
             Poll::Ready(Some(Err(BodyError::Broken(_)))) => this.fail(Cause::UpstreamTruncated),
@@ -284,7 +314,9 @@ impl Upstream {
 impl Upstream {
     /// Ready when nothing has come for too long, and nothing has gone up either.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.idle;
+        let Some(idle) = self.idle else {
+            return Poll::Pending;
+        };
         let timer = self
             .idle_timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
@@ -301,6 +333,9 @@ impl Upstream {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if self.stream.as_ref().is_some_and(|stream| stream.is_ended()) {
+            self.fail(Cause::ClientTimeout);
+        }
         let Kind::Upstream(upstream) = &mut self.kind else {
             return;
         };

@@ -38,6 +38,8 @@ causes! {
     Misdirected = "MDR", MISDIRECTED_REQUEST, "host does not belong to this connection\n";
     /// The request is malformed.
     BadRequest = "DPE", BAD_REQUEST, "malformed request\n";
+    /// The request has more header lines than it may.
+    HeadTooLarge = "HTL", REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines\n";
     /// The request's body stopped coming.
     ClientTimeout = "SI", REQUEST_TIMEOUT, "request body did not come in time\n";
     /// Neither tunnels nor upgrades are served.
@@ -64,6 +66,51 @@ causes! {
     DownstreamClosed = "DC", BAD_REQUEST, "";
 }
 
+/// Why the proxy itself ended a connection, or never served it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnectionCause {
+    /// Too many are open.
+    Limit,
+    /// The TLS handshake failed.
+    Tls,
+    /// The TLS handshake did not end in time.
+    TlsTimeout,
+    /// The client left within the TLS handshake, as probes of load balancers do.
+    TlsLeft,
+    /// No request began in time.
+    NoRequest,
+    /// An HTTP/2 client reset too many requests too soon.
+    Resets,
+}
+
+impl ConnectionCause {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Limit,
+        Self::Tls,
+        Self::TlsTimeout,
+        Self::TlsLeft,
+        Self::NoRequest,
+        Self::Resets,
+    ];
+
+    /// Short name for log and metric.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Tls => "tls",
+            Self::TlsTimeout => "tls_timeout",
+            Self::TlsLeft => "tls_left",
+            Self::NoRequest => "no_request",
+            Self::Resets => "resets",
+        }
+    }
+
+    /// Whether it is worth a line for each: not what clients do all day without harm.
+    pub(crate) fn is_logged(self) -> bool {
+        !matches!(self, Self::TlsLeft | Self::NoRequest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +120,10 @@ mod tests {
         let flags: std::collections::BTreeSet<_> =
             Cause::ALL.iter().map(|cause| cause.flag()).collect();
         assert_eq!(flags.len(), Cause::ALL.len());
+        let flags: std::collections::BTreeSet<_> = ConnectionCause::ALL
+            .iter()
+            .map(|cause| cause.flag())
+            .collect();
+        assert_eq!(flags.len(), ConnectionCause::ALL.len());
     }
 }

@@ -3,33 +3,53 @@
 use std::fmt::Write as _;
 
 use api_snapshot::config::{PathChange, Redirect};
-use http::{HeaderMap, HeaderValue};
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use shard_proxy_table::HeaderOps;
 
 use crate::hygiene::is_framing;
 
-/// Applies header changes: set, add, remove. Lines that frame the message are left alone: a filter that wrote them would
-/// make two readers of one message disagree where it ends.
-pub(crate) fn change_headers(headers: &mut HeaderMap, ops: &HeaderOps) {
+/// Applies header changes to a request. There is one Host whatever a filter says: to add one is to set it, and it is not
+/// removed, because a request without any is malformed and one with two is read differently by each reader.
+pub(crate) fn change_request(headers: &mut HeaderMap, ops: &HeaderOps) {
+    change(headers, ops, Some(&HOST));
+}
+
+/// Applies header changes to a response.
+pub(crate) fn change_response(headers: &mut HeaderMap, ops: &HeaderOps) {
+    change(headers, ops, None);
+}
+
+/// Applies set, add and remove. Lines that frame the message are left alone: a filter that wrote them would make two
+/// readers of one message disagree where it ends. `single` is the name that has exactly one line.
+fn change(headers: &mut HeaderMap, ops: &HeaderOps, single: Option<&HeaderName>) {
     for (name, value) in ops.set.iter().filter(|(name, _)| !is_framing(name)) {
         headers.insert(name.clone(), value.clone());
     }
     for (name, value) in ops.add.iter().filter(|(name, _)| !is_framing(name)) {
-        headers.append(name.clone(), value.clone());
+        if single == Some(name) {
+            headers.insert(name.clone(), value.clone());
+        } else {
+            headers.append(name.clone(), value.clone());
+        }
     }
     for name in ops.remove.iter().filter(|name| !is_framing(name)) {
-        headers.remove(name);
+        if single != Some(name) {
+            headers.remove(name);
+        }
     }
 }
 
 /// What a redirect takes from the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct RedirectFrom<'a> {
     pub(crate) tls: bool,
     /// Lower-case, without port.
     pub(crate) host: &'a str,
     /// Port under which clients reach the listener.
     pub(crate) public_port: u16,
+    /// The port by which clients reach the listener of a host and port, when this Gateway has it.
+    pub(crate) bound: &'a dyn Fn(u16, &str) -> u16,
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     /// The prefix that matched.
@@ -37,7 +57,8 @@ pub(crate) struct RedirectFrom<'a> {
 }
 
 /// The Location of a redirect (gateway-api v1 `HTTPRequestRedirectFilter`). Without a port of its own: the well-known
-/// port of the scheme if that is given, else the listener's; a port that the scheme implies is left out.
+/// port of the scheme if that is given, else the listener's; a port that the scheme implies is left out. A port of this
+/// Gateway is named as it is bound.
 pub(crate) fn location(redirect: &Redirect, from: &RedirectFrom<'_>) -> Option<HeaderValue> {
     let scheme = redirect
         .scheme
@@ -48,20 +69,17 @@ pub(crate) fn location(redirect: &Redirect, from: &RedirectFrom<'_>) -> Option<H
         "https" => Some(443),
         _ => None,
     };
-    let port = match (redirect.port, redirect.scheme.is_some()) {
-        (Some(port), _) => Some(port),
-        (None, true) => well_known.or(Some(from.public_port)),
-        (None, false) => Some(from.public_port),
-    };
     let host = redirect.hostname.as_deref().unwrap_or(from.host);
+    let asked = redirect
+        .port
+        .or(well_known.filter(|_| redirect.scheme.is_some()));
+    let port = asked.map_or(from.public_port, |port| (from.bound)(port, host));
     let path = match &redirect.path {
         Some(change) => changed_path(change, from.path, from.prefix),
         None => from.path.to_owned(),
     };
     let mut location = format!("{scheme}://{host}");
-    if port != well_known
-        && let Some(port) = port
-    {
+    if Some(port) != well_known {
         let _ = write!(location, ":{port}"); // writing to a String cannot fail
     }
     location.push_str(&path);
@@ -147,6 +165,13 @@ mod tests {
             tls: false,
             host: "a.test",
             public_port: 10080,
+            bound: &|port, host| {
+                if (port, host) == (9443, "a.test") {
+                    19443
+                } else {
+                    port
+                }
+            },
             path: "/p/q",
             query: Some("x=1"),
             prefix: Some("/p"),
@@ -197,6 +222,23 @@ mod tests {
                 },
                 from,
                 "https://a.test/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    port: Some(9443),
+                    ..scheme("https")
+                },
+                from,
+                "https://a.test:19443/p/q?x=1",
+            ),
+            (
+                Redirect {
+                    port: Some(9443),
+                    hostname: Some("b.test".into()),
+                    ..scheme("https")
+                },
+                from,
+                "https://b.test:9443/p/q?x=1",
             ),
             (
                 Redirect {

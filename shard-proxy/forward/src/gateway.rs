@@ -1,7 +1,8 @@
 //! What workers share of one Gateway.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{GatewayKey, TenantId};
@@ -19,6 +20,9 @@ pub(crate) struct Gateway {
     /// `namespace/name`, for labels.
     pub(crate) label: String,
     pub(crate) table: ArcSwap<GatewayTable>,
+    removed: AtomicBool,
+    /// Listener ports that clients reach by another port, and that port.
+    public_ports: ArcSwap<BTreeMap<u16, u16>>,
     /// One for each worker, so that counting shares no cache line.
     stats: Box<[GatewayStats]>,
 }
@@ -44,9 +48,35 @@ impl Gateway {
         Arc::new(Self {
             label: key.to_string(),
             table: ArcSwap::from_pointee(SubTable::empty(key.clone())),
+            removed: AtomicBool::new(false),
+            public_ports: ArcSwap::default(),
             stats: (0..workers).map(|_| GatewayStats::default()).collect(),
             key,
         })
+    }
+
+    /// Whether it is served no more: its connections are to end.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::Relaxed);
+    }
+
+    /// Port by which clients reach the listener of a port that takes a host; the port itself when there is none here.
+    pub(crate) fn public_port(&self, port: u16, host: &str) -> u16 {
+        let ports = self.public_ports.load();
+        match ports.get(&port) {
+            Some(public) if self.table.load().listener_for(port, host).is_some() => *public,
+            _ => port,
+        }
+    }
+
+    /// Takes the public port of each listener port.
+    pub(crate) fn set_public_ports(&self, ports: impl Iterator<Item = (u16, u16)>) {
+        let different = ports.filter(|(port, public)| port != public).collect();
+        self.public_ports.store(Arc::new(different));
     }
 
     pub(crate) fn tenant(&self) -> TenantId {

@@ -5,38 +5,31 @@ use std::borrow::Cow;
 use http::request::Parts;
 use http::{HeaderValue, Version, header};
 
-/// The authority of a request.
-#[derive(Debug)]
-pub(crate) struct Authority<'a> {
-    /// Lower-case, without port and final dot: what is matched.
-    pub(crate) host: Cow<'a, str>,
-}
-
-/// Finds the one authority of a request: of an absolute request target or `:authority`, else of the one Host line.
-///
-/// None when it is missing, double, contradicts itself or is no host.
-pub(crate) fn authority(parts: &Parts) -> Option<Authority<'_>> {
+/// Finds the one authority of a request: of an absolute request target or `:authority`, else of the one Host line; as the
+/// client wrote it. None when it is missing, double or contradicts itself.
+pub(crate) fn authority(parts: &Parts) -> Option<HeaderValue> {
     let mut lines = parts.headers.get_all(header::HOST).iter();
     let (line, more) = (lines.next(), lines.next());
     if more.is_some() {
         return None;
     }
-    let text = match (parts.uri.authority(), line) {
+    match (parts.uri.authority(), line) {
         // An absolute target wins over Host (RFC 9112 section 3.2.2); in HTTP/2 the two must agree.
         (Some(authority), Some(line)) if parts.version == Version::HTTP_2 => {
-            if !line
+            let same = line
                 .as_bytes()
-                .eq_ignore_ascii_case(authority.as_str().as_bytes())
-            {
-                return None;
-            }
-            authority.as_str()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes());
+            same.then(|| line.clone())
         }
-        (Some(_), None) if parts.version < Version::HTTP_2 => return None,
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(line)) => line.to_str().ok()?,
-        (None, None) => return None,
-    };
+        (Some(_), None) if parts.version < Version::HTTP_2 => None,
+        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
+        (None, line) => line.cloned(),
+    }
+}
+
+/// The host of an authority, lower-case, without port and final dot: what is matched. None when it is no host.
+pub(crate) fn matched(authority: &HeaderValue) -> Option<Cow<'_, str>> {
+    let text = authority.to_str().ok()?;
     if text.contains('@') {
         return None;
     }
@@ -45,20 +38,11 @@ pub(crate) fn authority(parts: &Parts) -> Option<Authority<'_>> {
     if host.is_empty() || !host.bytes().all(is_host_byte) {
         return None;
     }
-    let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
         Cow::Borrowed(host)
-    };
-    Some(Authority { host })
-}
-
-/// The value that goes upstream as Host: as the client wrote it.
-pub(crate) fn host_value(parts: &Parts) -> Option<HeaderValue> {
-    match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => parts.headers.get(header::HOST).cloned(),
-    }
+    })
 }
 
 fn without_port(text: &str) -> Option<&str> {
@@ -97,7 +81,8 @@ mod tests {
             request = request.header(header::HOST, *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        authority(&parts).map(|authority| authority.host.into_owned())
+        let authority = authority(&parts)?;
+        matched(&authority).map(Cow::into_owned)
     }
 
     #[test]

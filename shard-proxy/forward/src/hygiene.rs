@@ -26,21 +26,63 @@ pub(crate) struct ForwardedHeaders {
     pub(crate) proto: HeaderValue,
 }
 
-/// Refuses a request whose framing or purpose is not served.
-pub(crate) fn check_request(method: &Method, headers: &HeaderMap) -> Result<(), Cause> {
-    if headers.contains_key(TRANSFER_ENCODING) && !is_chunked_alone(headers) {
+/// What there is among a message's lines, found in one pass: most messages have little of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Found {
+    transfer_encoding: bool,
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    /// Any other line for this hop alone.
+    other_hop: bool,
+    cookie: bool,
+    /// Lines in which only a proxy speaks of the client, or names that may be read as such.
+    about_client: bool,
+}
+
+fn survey(headers: &HeaderMap) -> Found {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match name.as_str() {
+            "transfer-encoding" => found.transfer_encoding = true,
+            "connection" => found.connection = true,
+            "upgrade" => found.upgrade = true,
+            "te" => found.te = true,
+            "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+            | "proxy-authenticate"
+            | "proxy-authorization" => found.other_hop = true,
+            "cookie" => found.cookie = true,
+            name => found.about_client |= name.contains('_') || is_about_client(name),
+        }
+    }
+    found
+}
+
+/// Refuses a request whose framing or purpose is not served, or that has more lines than `lines_max`.
+pub(crate) fn check_request(
+    method: &Method,
+    headers: &HeaderMap,
+    lines_max: usize,
+) -> Result<Found, Cause> {
+    // For HTTP/1.1 the parser has counted them already.
+    if headers.len() > lines_max {
+        return Err(Cause::HeadTooLarge);
+    }
+    let found = survey(headers);
+    if found.transfer_encoding && !is_chunked_alone(headers) {
         return Err(Cause::BadRequest);
     }
     if *method == Method::CONNECT {
         return Err(Cause::NotServed);
     }
-    if let Some(upgrade) = headers.get(UPGRADE) {
-        // Asking for HTTP/2 in clear text this way is obsolete and may be ignored (RFC 9113 section 3.1).
-        if !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
-            return Err(Cause::NotServed);
-        }
+    // Asking for HTTP/2 in clear text this way is obsolete and may be ignored (RFC 9113 section 3.1).
+    let is_h2c = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if found.upgrade && !headers.get(UPGRADE).is_some_and(is_h2c) {
+        return Err(Cause::NotServed);
     }
-    Ok(())
+    Ok(found)
 }
 
 fn is_chunked_alone(headers: &HeaderMap) -> bool {
@@ -49,28 +91,40 @@ fn is_chunked_alone(headers: &HeaderMap) -> bool {
     second.is_none() && first.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Takes hop-by-hop lines out of a request and writes who asks.
+/// Takes hop-by-hop lines out of a request and writes who asks; what a client says of that goes, all of it: one line
+/// left over would be believed beside ours. `absolute` tells that the authority was in the request target.
+///
+/// No `Via` is added (RFC 9110 section 7.6.3): nginx answers a request that has one without compression by default, and
+/// Envoy, HAProxy and nginx send none either.
 pub(crate) fn clean_request(
     headers: &mut HeaderMap,
+    found: Found,
     forwarded: &ForwardedHeaders,
-    host: HeaderValue,
+    authority: &HeaderValue,
+    absolute: bool,
 ) {
     // gRPC needs `te: trailers`; every other value is for this hop.
-    let trailers = headers
-        .get(TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    strip_hop_by_hop(headers);
+    let trailers = found.te
+        && headers
+            .get(TE)
+            .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(headers, found);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    join_cookies(headers);
-    remove_lookalikes(headers);
-    headers.remove(&FORWARDED);
-    headers.insert(X_FORWARDED_FOR.clone(), forwarded.client.clone());
-    headers.insert(X_FORWARDED_PROTO.clone(), forwarded.proto.clone());
-    headers.insert(X_FORWARDED_PORT.clone(), forwarded.port.clone());
-    headers.insert(X_FORWARDED_HOST.clone(), host.clone());
-    headers.insert(HOST, host);
+    if found.cookie {
+        join_cookies(headers);
+    }
+    if found.about_client {
+        remove_about_client(headers);
+    }
+    headers.insert(&X_FORWARDED_FOR, forwarded.client.clone());
+    headers.insert(&X_FORWARDED_PROTO, forwarded.proto.clone());
+    headers.insert(&X_FORWARDED_PORT, forwarded.port.clone());
+    headers.insert(&X_FORWARDED_HOST, authority.clone());
+    if absolute {
+        headers.insert(HOST, authority.clone());
+    }
 }
 
 /// HTTP/2 clients split cookies; servers of HTTP/1.1 expect one line (RFC 9113 section 8.2.3).
@@ -91,22 +145,26 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a line says who the client is or how it came; only a proxy is to say so.
+fn is_about_client(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
+
 /// Underscores in names are passed on, as RFC 9110 allows them, except in names that read like one of ours once `_` and
 /// `-` are the same to the reader, as for CGI and its heirs: `X_Forwarded_For` would say there what a client must not.
-fn remove_lookalikes(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
-    let lookalikes: Vec<HeaderName> = headers
+fn remove_about_client(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().contains('_'))
         .filter(|name| {
-            HeaderName::from_bytes(name.as_str().replace('_', "-").as_bytes())
-                .is_ok_and(|plain| is_protected(&plain) || plain == TRANSFER_ENCODING)
+            let name = name.as_str();
+            is_about_client(name)
+                || name.contains('_')
+                    && HeaderName::from_bytes(name.replace('_', "-").as_bytes())
+                        .is_ok_and(|plain| is_protected(&plain) || plain == TRANSFER_ENCODING)
         })
         .cloned()
         .collect();
-    for name in lookalikes {
+    for name in names {
         headers.remove(name);
     }
 }
@@ -117,8 +175,9 @@ fn remove_lookalikes(headers: &mut HeaderMap) {
 /// # Errors
 /// [`Cause::UpstreamProtocol`] for a coding of the transfer other than `chunked`: nobody here would undo it.
 pub(crate) fn clean_response(headers: &mut HeaderMap) -> Result<bool, Cause> {
+    let found = survey(headers);
     let mut trusted = true;
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if found.transfer_encoding {
         if !is_chunked_alone(headers) {
             return Err(Cause::UpstreamProtocol);
         }
@@ -127,35 +186,55 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) -> Result<bool, Cause> {
             trusted = false;
         }
     }
-    strip_hop_by_hop(headers);
+    strip_hop_by_hop(headers, found);
     Ok(trusted)
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .filter(|name| !is_protected(name))
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
+fn strip_hop_by_hop(headers: &mut HeaderMap, found: Found) {
+    if found.connection {
+        remove_nominated(headers);
         headers.remove(CONNECTION);
     }
-    for name in [
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &HTTP2_SETTINGS,
-        &PROXY_AUTHENTICATE,
-        &PROXY_AUTHORIZATION,
-        &TE,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-    ] {
+    if found.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if found.upgrade {
+        headers.remove(UPGRADE);
+    }
+    if found.te {
+        headers.remove(TE);
+    }
+    if found.other_hop {
+        for name in [
+            &KEEP_ALIVE,
+            &PROXY_CONNECTION,
+            &HTTP2_SETTINGS,
+            &PROXY_AUTHENTICATE,
+            &PROXY_AUTHORIZATION,
+        ] {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Takes out the lines that Connection names.
+fn remove_nominated(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(CONNECTION).iter();
+    if let (Some(only), None) = (lines.next(), lines.next())
+        && (only.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || only.as_bytes().eq_ignore_ascii_case(b"close"))
+    {
+        return; // nearly always; `Keep-Alive` is removed in any case
+    }
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| !is_protected(name))
+        .collect();
+    for name in nominated {
         headers.remove(name);
     }
 }
@@ -185,7 +264,7 @@ fn is_protected(name: &HeaderName) -> bool {
         &FORWARDED,
     ]
     .contains(&name)
-        || name.as_str().starts_with("x-forwarded-")
+        || is_about_client(name.as_str())
 }
 
 /// Trailer lines that may cross: not those that frame, route, authenticate or describe the body.

@@ -5,18 +5,21 @@
 //! between tenants.
 
 mod connect;
+mod endpoint;
+mod http2;
 mod pool;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::BackendKey;
-use api_snapshot::facts::{Backend, BackendProtocol, EndpointAddress};
+use api_snapshot::facts::Backend;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub(crate) use self::connect::ConnectError;
+pub(crate) use self::endpoint::{Endpoint, InFlight};
 pub(crate) use self::pool::{Lease, Pools, SendError, Sent};
 
 /// A backend as tables hold it: its endpoints are swapped in place.
@@ -37,80 +40,54 @@ struct Endpoints {
     all: Vec<Arc<Endpoint>>,
 }
 
-/// One endpoint.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    /// Unique in this process.
-    pub(crate) id: u64,
-    pub(crate) address: EndpointAddress,
-    pub(crate) port: u16,
-    pub(crate) protocol: BackendProtocol,
-    in_flight: AtomicU32,
-}
-
-impl Endpoint {
-    /// Address and port for the log.
-    pub(crate) fn label(&self) -> String {
-        match &self.address {
-            EndpointAddress::Ip(ip) => std::net::SocketAddr::new(*ip, self.port).to_string(),
-            EndpointAddress::Host(host) => format!("{host}:{}", self.port),
-            other => format!("{other:?}:{}", self.port),
-        }
-    }
-}
-
-/// Counts a request at its endpoint while it lasts.
-#[derive(Debug)]
-pub(crate) struct InFlight(pub(crate) Arc<Endpoint>);
-
-impl InFlight {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl BackendHandle {
     /// Which backend it is.
     pub fn key(&self) -> &BackendKey {
         &self.0.key
     }
 
-    /// Chooses the less loaded of two random endpoints (power of two choices, least request). `avoid` is one that just
-    /// failed; it is taken only when there is no other.
-    pub(crate) fn choose(&self, random: u64, avoid: Option<u64>) -> Option<InFlight> {
+    /// Chooses the less loaded of two random endpoints (power of two choices, least request); none when all were tried.
+    ///
+    /// Those in `tried` are never chosen again. Endpoints whose last connect failed are passed over for a while, because
+    /// one that refuses has the least in flight; when all that were not tried are such, they count as any other. No
+    /// share of the endpoints bounds how many are passed over: what refuses connections serves nobody, and what is left
+    /// is kept from overload by the limit of connections.
+    ///
+    /// Cost: O(1), unless both of the two are not to be had: then O(endpoints).
+    pub(crate) fn choose(&self, random: u64, tried: &[u64]) -> Option<InFlight> {
         let endpoints = self.0.endpoints.load();
         let usable = &endpoints.usable;
         let count = usable.len() as u64;
-        let chosen = match count {
-            0 => return None,
-            1 => &usable[0],
-            _ => {
-                let first = (random >> 32) % count;
-                // Any other than the first, evenly.
-                let second = (first + 1 + (random & 0xffff_ffff) % (count - 1)) % count;
-                let (a, b) = (&usable[first as usize], &usable[second as usize]);
-                let load = |endpoint: &Endpoint| {
-                    (
-                        Some(endpoint.id) == avoid,
-                        endpoint.in_flight.load(Ordering::Relaxed),
-                    )
-                };
-                if load(b) < load(a) { b } else { a }
+        let fresh = |endpoint: &Endpoint| !tried.contains(&endpoint.id);
+        let good = |endpoint: &Endpoint| fresh(endpoint) && !endpoint.is_ejected();
+        if count == 0 {
+            return None;
+        }
+        let first = (random >> 32) % count;
+        let a = &usable[first as usize];
+        let chosen = if count == 1 {
+            good(a).then_some(a)
+        } else {
+            // Any other than the first, evenly.
+            let second = (first + 1 + (random & 0xffff_ffff) % (count - 1)) % count;
+            let b = &usable[second as usize];
+            match (good(a), good(b)) {
+                (true, true) => Some(if b.load() < a.load() { b } else { a }),
+                (true, false) => Some(a),
+                (false, true) => Some(b),
+                (false, false) => None,
             }
         };
+        let chosen = chosen.or_else(|| {
+            // From the random one on, so that equal ones share what comes.
+            let (before, after) = usable.split_at(first as usize);
+            after
+                .iter()
+                .chain(before)
+                .filter(|endpoint| fresh(endpoint))
+                .min_by_key(|endpoint| (endpoint.is_ejected(), endpoint.load()))
+        })?;
         Some(InFlight::new(Arc::clone(chosen)))
-    }
-
-    /// How many endpoints take requests.
-    pub(crate) fn usable(&self) -> usize {
-        self.0.endpoints.load().usable.len()
     }
 }
 
@@ -152,13 +129,12 @@ impl Backends {
                     && known.protocol == backend.protocol
             });
             let shared = known.cloned().unwrap_or_else(|| {
-                Arc::new(Endpoint {
-                    id: self.next_id.fetch_add(1, Ordering::Relaxed),
-                    address: endpoint.address.clone(),
-                    port: endpoint.port,
-                    protocol: backend.protocol,
-                    in_flight: AtomicU32::new(0),
-                })
+                Endpoint::new(
+                    self.next_id.fetch_add(1, Ordering::Relaxed),
+                    endpoint.address.clone(),
+                    endpoint.port,
+                    backend.protocol,
+                )
             });
             if endpoint.ready {
                 usable.push(Arc::clone(&shared));
@@ -195,19 +171,24 @@ impl Backends {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
-    use api_snapshot::facts::Endpoint as EndpointFact;
+    use api_snapshot::facts::{BackendProtocol, Endpoint as EndpointFact, EndpointAddress};
 
     use super::*;
 
     fn backend() -> Backend {
+        of(1)
+    }
+
+    fn of(count: u16) -> Backend {
+        let endpoints = (0..count).map(|index| EndpointFact {
+            address: EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
+            port: 9000 + index,
+            ready: true,
+            zone: None,
+        });
         Backend {
             protocol: BackendProtocol::Http1,
-            endpoints: vec![EndpointFact {
-                address: EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
-                port: 9000,
-                ready: true,
-                zone: None,
-            }],
+            endpoints: endpoints.collect(),
         }
     }
 
@@ -218,7 +199,7 @@ mod tests {
         backends.set(&key, &backend());
         let pinned = backends.handle(&key);
         backends.remove(&key);
-        assert!(pinned.choose(7, None).is_some());
+        assert!(pinned.choose(7, &[]).is_some());
         // It comes back: whoever refers to it now sees new endpoints.
         backends.set(
             &key,
@@ -227,9 +208,43 @@ mod tests {
                 ..backend()
             },
         );
-        assert!(backends.handle(&key).choose(7, None).is_none());
+        assert!(backends.handle(&key).choose(7, &[]).is_none());
         drop(pinned);
         backends.remove(&key);
         assert!(backends.cells.lock().is_empty());
+    }
+
+    #[test]
+    fn the_one_endpoint_that_is_left_is_found_whatever_the_random_number() {
+        let backends = Backends::default();
+        let key = BackendKey::new("team", "one", 80);
+        backends.set(&key, &of(10));
+        let handle = backends.handle(&key);
+        let all: Vec<_> = (0..10)
+            .map(|n| handle.0.endpoints.load().usable[n].clone())
+            .collect();
+        let good = &all[7];
+        let numbers = || (0..1000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for bad in all.iter().filter(|endpoint| endpoint.id != good.id) {
+            bad.connect_failed();
+        }
+        for random in numbers() {
+            assert_eq!(handle.choose(random, &[]).unwrap().0.id, good.id);
+        }
+        // It was tried: any other may be back.
+        for random in numbers() {
+            assert_ne!(handle.choose(random, &[good.id]).unwrap().0.id, good.id);
+        }
+        // All failed: none is passed over, and each gets a share.
+        good.connect_failed();
+        let chosen: HashSet<u64> = numbers()
+            .map(|random| handle.choose(random, &[]).unwrap().0.id)
+            .collect();
+        assert_eq!(chosen.len(), 10);
+        let tried: Vec<u64> = all.iter().map(|endpoint| endpoint.id).collect();
+        assert!(handle.choose(1, &tried).is_none());
+        // One is back.
+        all[3].connected();
+        assert_eq!(handle.choose(1, &[]).unwrap().0.id, all[3].id);
     }
 }

@@ -7,23 +7,23 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use api_snapshot::facts::BackendProtocol;
 use foldhash::fast::FixedState;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
 use super::connect::{ConnectError, connect};
+use super::http2::{SharedConnections, Stream};
 use super::{Endpoint, InFlight};
 use crate::body::RequestBody;
 use crate::config::ForwardConfig;
 use crate::metrics::WorkerStats;
-use crate::worker::LocalExecutor;
 
 /// Connections of one worker.
 pub(crate) struct Pools {
@@ -34,18 +34,13 @@ pub(crate) struct Pools {
 
 #[derive(Default)]
 struct EndpointPool {
+    /// Tells whether the endpoint has left its backend, and no request is on its way to it.
+    endpoint: Weak<Endpoint>,
     idle: Vec<Idle>,
     /// HTTP/2 connections are shared, not leased.
-    shared: Option<http2::SendRequest<RequestBody>>,
-    /// Counts shared connections, so that whoever saw one break takes away that one and not its successor.
-    generation: u64,
-    /// Held while a shared connection is opened: requests that come meanwhile wait for it instead of opening theirs.
-    opening: Rc<tokio::sync::Mutex<()>>,
+    shared: SharedConnections,
     open: usize,
 }
-
-/// A shared connection and its generation.
-type Shared = (http2::SendRequest<RequestBody>, u64);
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
@@ -54,17 +49,27 @@ struct Idle {
 }
 
 /// Counts an open connection while it lasts.
-struct OpenConnection {
+pub(super) struct OpenConnection {
     pools: Rc<Pools>,
     endpoint: u64,
+    established: bool,
+}
+
+impl OpenConnection {
+    /// It is no longer only an attempt.
+    pub(super) fn established(&mut self) {
+        self.established = true;
+        let opened = &self.pools.stats.upstream_opened;
+        opened.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.pools
-            .stats
-            .upstream_closed
-            .fetch_add(1, Ordering::Relaxed);
+        if self.established {
+            let closed = &self.pools.stats.upstream_closed;
+            closed.fetch_add(1, Ordering::Relaxed);
+        }
         // While the pool itself is being swept or dropped it is borrowed; it then corrects the count itself.
         if let Ok(mut endpoints) = self.pools.endpoints.try_borrow_mut()
             && let Some(pool) = endpoints.get_mut(&self.endpoint)
@@ -87,10 +92,19 @@ enum LeaseKind {
         sender: http1::SendRequest<RequestBody>,
         open: OpenConnection,
     },
-    Http2,
+    Http2 {
+        _stream: Stream,
+    },
 }
 
 impl Lease {
+    pub(super) fn http2(stream: Stream, in_flight: InFlight) -> Self {
+        Self {
+            kind: LeaseKind::Http2 { _stream: stream },
+            _in_flight: in_flight,
+        }
+    }
+
     /// The connection is closed after this response: its framing is in doubt.
     pub(crate) fn condemned(mut self) -> Self {
         if let LeaseKind::Http1 { endpoint, .. } = &mut self.kind {
@@ -146,7 +160,12 @@ pub(crate) enum SendError {
         reused: bool,
     },
     /// The connection broke after the request was, perhaps in part, written.
-    Broken { error: hyper::Error, reused: bool },
+    Broken {
+        error: hyper::Error,
+        reused: bool,
+        /// The endpoint says that it did nothing with the request.
+        unprocessed: bool,
+    },
     /// Too many connections to the endpoint.
     Overflow,
 }
@@ -160,8 +179,7 @@ impl Pools {
         })
     }
 
-    /// Sends a request to an endpoint, on an idle connection if `reuse` and there is one. HTTP/2 always shares: a
-    /// connection that broke is no longer shared by the time its requests come back.
+    /// Sends a request to an endpoint, on an idle connection if `reuse` and there is one. HTTP/2 always shares.
     ///
     /// Cancel safety: dropping the future closes the connection that it uses.
     pub(crate) async fn send(
@@ -192,10 +210,13 @@ impl Pools {
         let (mut sender, open) = match idle {
             Some(idle) => (idle.sender, idle._open),
             None => {
-                let open = self.count_open(endpoint)?;
+                let mut open = self.count_open(&in_flight.0)?;
                 // Boxed: opening is rare and its future large; it would be moved with each request's.
                 match Box::pin(self.open_http1(&in_flight.0)).await {
-                    Ok(sender) => (sender, open),
+                    Ok(sender) => {
+                        open.established();
+                        (sender, open)
+                    }
                     Err(error) => {
                         let request = Box::new(request);
                         return Err(SendError::Unsent {
@@ -232,98 +253,31 @@ impl Pools {
                 None => SendError::Broken {
                     error: error.into_error(),
                     reused,
+                    unprocessed: false,
                 },
             }),
         }
     }
 
-    async fn send_http2(
-        self: &Rc<Self>,
-        in_flight: InFlight,
-        request: Request<RequestBody>,
-    ) -> Result<Sent, SendError> {
-        let endpoint = in_flight.0.id;
-        let reused = self.shared(endpoint);
-        let was_open = reused.is_some();
-        let shared = match reused {
-            Some(shared) => Ok(shared),
-            None => Box::pin(self.open_shared(&in_flight.0)).await,
-        };
-        let (mut sender, generation) = match shared {
-            Ok(shared) => shared,
-            Err(error) => {
-                return Err(SendError::Unsent {
-                    request: Box::new(request),
-                    error: Some(error),
-                    reused: false,
-                });
-            }
-        };
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok(Sent {
-                response,
-                lease: Lease {
-                    kind: LeaseKind::Http2,
-                    _in_flight: in_flight,
-                },
-            }),
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => {
-                    self.unshare(endpoint, generation);
-                    SendError::Unsent {
-                        request: Box::new(request),
-                        error: None,
-                        reused: was_open,
-                    }
-                }
-                None => {
-                    let error = error.into_error();
-                    // A stream that was reset says nothing of the others'.
-                    if sender.is_closed() || error.is_closed() {
-                        self.unshare(endpoint, generation);
-                    }
-                    SendError::Broken {
-                        error,
-                        reused: was_open,
-                    }
-                }
-            }),
-        }
-    }
-
-    /// Opens the connection that requests to an endpoint share, or waits for who is opening it.
-    async fn open_shared(self: &Rc<Self>, endpoint: &Endpoint) -> Result<Shared, ConnectError> {
-        let opening = {
-            let mut endpoints = self.endpoints.borrow_mut();
-            Rc::clone(&endpoints.entry(endpoint.id).or_default().opening)
-        };
-        let _held = opening.lock().await;
-        if let Some(shared) = self.shared(endpoint.id) {
-            return Ok(shared);
-        }
-        let sender = self.open_http2(endpoint).await?;
+    /// Calls with the shared connections of an endpoint, whose entry is made when there is none.
+    pub(super) fn with_shared<T>(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        call: impl FnOnce(&mut SharedConnections) -> T,
+    ) -> T {
         let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_default();
-        pool.generation += 1;
-        pool.shared = Some(sender.clone());
-        Ok((sender, pool.generation))
+        call(&mut entry(&mut endpoints, endpoint).shared)
     }
 
-    /// The shared connection to an endpoint, if it is open.
-    fn shared(&self, endpoint: u64) -> Option<Shared> {
-        let endpoints = self.endpoints.borrow();
-        let pool = endpoints.get(&endpoint)?;
-        let sender = pool.shared.as_ref().filter(|sender| !sender.is_closed())?;
-        Some((sender.clone(), pool.generation))
-    }
-
-    fn unshare(&self, endpoint: u64, generation: u64) {
-        let mut endpoints = self.endpoints.borrow_mut();
-        if let Some(pool) = endpoints.get_mut(&endpoint)
-            && pool.generation == generation
-        {
-            pool.shared = None;
+    /// Calls with the shared connections of an endpoint if it has an entry.
+    pub(super) fn with_endpoint(&self, endpoint: u64, call: impl FnOnce(&mut SharedConnections)) {
+        if let Some(pool) = self.endpoints.borrow_mut().get_mut(&endpoint) {
+            call(&mut pool.shared);
         }
+    }
+
+    pub(super) fn config(&self) -> &ForwardConfig {
+        &self.config
     }
 
     fn take_idle(&self, endpoint: u64) -> Option<Idle> {
@@ -356,17 +310,24 @@ impl Pools {
         found
     }
 
-    fn count_open(self: &Rc<Self>, endpoint: u64) -> Result<OpenConnection, SendError> {
+    /// Counts a connection that is about to be opened.
+    ///
+    /// # Errors
+    /// [`SendError::Overflow`] when the endpoint has as many as it may.
+    pub(super) fn count_open(
+        self: &Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<OpenConnection, SendError> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint).or_default();
+        let pool = entry(&mut endpoints, endpoint);
         if pool.open >= self.config.endpoint_connections_max {
             return Err(SendError::Overflow);
         }
         pool.open += 1;
-        self.stats.upstream_opened.fetch_add(1, Ordering::Relaxed);
         Ok(OpenConnection {
             pools: Rc::clone(self),
-            endpoint,
+            endpoint: endpoint.id,
+            established: false,
         })
     }
 
@@ -387,62 +348,53 @@ impl Pools {
         Ok(sender)
     }
 
-    async fn open_http2(
-        self: &Rc<Self>,
+    /// Connects. An endpoint that cannot be connected to is passed over for a while.
+    pub(super) async fn connect(
+        &self,
         endpoint: &Endpoint,
-    ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let stream = self.connect(endpoint).await?;
-        let (sender, connection) = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(self.config.head_bytes_max).unwrap_or(u32::MAX))
-            .keep_alive_interval(Some(Duration::from_secs(20)))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(ConnectError::Http)?;
-        self.stats.upstream_opened.fetch_add(1, Ordering::Relaxed);
-        let stats = Arc::clone(&self.stats);
-        tokio::task::spawn_local(async move {
-            let _ = connection.await;
-            stats.upstream_closed.fetch_add(1, Ordering::Relaxed);
-        });
-        Ok(sender)
-    }
-
-    async fn connect(&self, endpoint: &Endpoint) -> Result<tokio::net::TcpStream, ConnectError> {
-        connect(endpoint, self.config.connect_timeout)
-            .await
-            .inspect_err(|_| {
+    ) -> Result<tokio::net::TcpStream, ConnectError> {
+        let connected = connect(endpoint, self.config.connect_timeout).await;
+        match &connected {
+            Ok(_) => endpoint.connected(),
+            Err(_) => {
+                endpoint.connect_failed();
                 self.stats.upstream_failed.fetch_add(1, Ordering::Relaxed);
-            })
+            }
+        }
+        connected
     }
 
-    /// Closes connections that were idle for too long, and forgets endpoints without any. Called once a second.
+    /// Closes connections that were unused for too long, those to endpoints that have left, and forgets endpoints without
+    /// any. Called once a second.
     pub(crate) fn sweep(&self) {
         let limit = self.config.pool_idle_timeout;
         let mut old = Vec::new();
         let mut endpoints = self.endpoints.borrow_mut();
         endpoints.retain(|_, pool| {
+            let gone = pool.endpoint.strong_count() == 0;
             // Oldest first, as they were pushed.
             let fresh = pool
                 .idle
                 .iter()
-                .position(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed())
+                .position(|idle| !gone && idle.since.elapsed() < limit && !idle.sender.is_closed())
                 .unwrap_or(pool.idle.len());
             old.extend(pool.idle.drain(..fresh));
-            if pool
-                .shared
-                .as_ref()
-                .is_some_and(http2::SendRequest::is_closed)
-            {
-                pool.shared = None;
-            }
-            // An entry that somebody opens a connection for stays: its generation goes on counting.
-            pool.open > 0 || pool.shared.is_some() || Rc::strong_count(&pool.opening) > 1
+            pool.shared.sweep(limit, gone);
+            pool.open > 0 || pool.shared.is_used()
         });
         drop(endpoints);
         drop(old);
     }
+}
+
+fn entry<'a>(
+    endpoints: &'a mut HashMap<u64, EndpointPool, FixedState>,
+    endpoint: &Arc<Endpoint>,
+) -> &'a mut EndpointPool {
+    endpoints
+        .entry(endpoint.id)
+        .or_insert_with(|| EndpointPool {
+            endpoint: Arc::downgrade(endpoint),
+            ..EndpointPool::default()
+        })
 }

@@ -30,7 +30,7 @@ pub struct Shard {
 }
 
 /// An address that no other test of any process uses.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id();
     let [_, _, high, low] = process.to_be_bytes();
@@ -130,44 +130,15 @@ impl Shard {
 
     /// Replaces all that is served.
     pub fn serve(&self, listeners: Vec<(&str, ListenerSpec)>, rules: Vec<RuleSpec>) {
-        let spec = GatewaySpec {
-            tenant: TenantId("shop".into()),
-            uid: "1".into(),
-            generation: 1,
-        };
-        let mut ops = vec![Op::put(
-            &GatewayEntryKey::Gateway,
-            &GatewayEntry::Gateway(spec),
-        )];
-        for (name, spec) in listeners {
-            ops.push(Op::put(
-                &GatewayEntryKey::Listener(name.into()),
-                &GatewayEntry::Listener(spec),
-            ));
-        }
-        for (index, rule) in (0..).zip(rules) {
-            ops.push(Op::put(
-                &GatewayEntryKey::Rule(RouteKey::http("shop", "route"), index),
-                &GatewayEntry::Rule(rule),
-            ));
-        }
-        let hash = ops.iter().fold(SetHash::default(), |hash, op| {
-            hash.plus(SetHash::of(&op.key, op.value.as_deref().unwrap()))
-        });
-        let table = GatewayTable::empty(self.gateway.clone())
-            .apply(Revision(0), Revision(1), true, &ops, hash, &mut |key| {
-                self.plane.backend_handle(key)
-            })
-            .unwrap();
-        let binding = Binding {
+        let table = table(&self.plane, &self.gateway, 1, listeners, rules);
+        // A privileged port is reached 10000 above, as where it may not be bound.
+        let binding = |port: u16| Binding {
             addresses: vec![],
-            public_port: PORT,
-            target_port: self.address.port(),
+            public_port: if port < 1024 { port + 10_000 } else { port },
+            target_port: self.address.port() - PORT + port,
         };
-        let prepared = self
-            .plane
-            .prepare(table, &BTreeMap::from([(PORT, binding)]))
-            .unwrap();
+        let bindings: BTreeMap<_, _> = table.ports().map(|port| (port, binding(port))).collect();
+        let prepared = self.plane.prepare(table, &bindings).unwrap();
         block_on(self.plane.activate(prepared));
     }
 
@@ -222,6 +193,50 @@ impl Shard {
         self.plane.metrics().collect(&mut sum);
         sum.2
     }
+}
+
+/// A Gateway's table as the operator would send it whole.
+pub fn table(
+    plane: &DataPlane,
+    gateway: &GatewayKey,
+    revision: u64,
+    listeners: Vec<(&str, ListenerSpec)>,
+    rules: Vec<RuleSpec>,
+) -> GatewayTable {
+    let spec = GatewaySpec {
+        tenant: TenantId("shop".into()),
+        uid: "1".into(),
+        generation: 1,
+    };
+    let mut ops = vec![Op::put(
+        &GatewayEntryKey::Gateway,
+        &GatewayEntry::Gateway(spec),
+    )];
+    for (name, spec) in listeners {
+        ops.push(Op::put(
+            &GatewayEntryKey::Listener(name.into()),
+            &GatewayEntry::Listener(spec),
+        ));
+    }
+    for (index, rule) in (0..).zip(rules) {
+        ops.push(Op::put(
+            &GatewayEntryKey::Rule(RouteKey::http("shop", "route"), index),
+            &GatewayEntry::Rule(rule),
+        ));
+    }
+    let hash = ops.iter().fold(SetHash::default(), |hash, op| {
+        hash.plus(SetHash::of(&op.key, op.value.as_deref().unwrap()))
+    });
+    GatewayTable::empty(gateway.clone())
+        .apply(
+            Revision(0),
+            Revision(revision),
+            true,
+            &ops,
+            hash,
+            &mut |key| plane.backend_handle(key),
+        )
+        .unwrap()
 }
 
 pub fn block_on<F: Future>(future: F) -> F::Output {
