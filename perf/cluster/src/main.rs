@@ -1,0 +1,139 @@
+//! `cargo xtask cluster`: a real Kubernetes of one node on this machine.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use perf_cluster::{Cluster, down, images, process, status, up};
+
+/// Runs a real Kubernetes of one node on this machine, in namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(name = "shardway-cluster", version)]
+struct Flags {
+    /// Name of the cluster; several may be up
+    #[arg(long, default_value = "shardway", global = true)]
+    name: String,
+
+    /// Folder for tools and state [default: cluster below the folder that cargo builds to]
+    #[arg(long, value_name = "DIR", global = true)]
+    home: Option<PathBuf>,
+
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Start it; a cluster that is up stays as it is
+    Up,
+    /// End it and leave nothing
+    Down,
+    /// Print processes, nodes and pods; ends with 1 when not all runs
+    Status,
+    /// Make an image of programs and import it; the first program is what it runs
+    LoadImage {
+        /// Name of the image with its tag
+        #[arg(value_name = "NAME:TAG")]
+        image: String,
+        /// Programs that cargo built
+        #[arg(required = true, value_name = "BINARY")]
+        programs: Vec<PathBuf>,
+    },
+    /// Print the names of the images
+    Images,
+    /// Run a command in the cluster's network, with kubectl and helm in the path
+    Exec {
+        /// Command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// End one process of the cluster, by its name in `status`
+    Stop {
+        /// Name of the process
+        process: String,
+    },
+    /// Start a process that was stopped
+    Start {
+        /// Name of the process
+        process: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cluster: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("find this program")?;
+    let programs = program.parent().context("find this program's folder")?;
+    let home = match &flags.home {
+        Some(home) => home.clone(),
+        // Programs are in a folder that is named as the profile.
+        None => programs
+            .parent()
+            .context("find the folder that cargo builds to")?
+            .join("cluster"),
+    };
+    let cluster = Cluster::new(&flags.name, &home)?;
+    match &flags.task {
+        Task::Up => {
+            up::up(&cluster, programs)?;
+            status::status(&cluster)?;
+        }
+        Task::Down => down::down(&cluster)?,
+        Task::Status => {
+            if !status::status(&cluster)? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        Task::LoadImage { image, programs } => images::load(&cluster, image, programs)?,
+        Task::Images => print_lines(&images::list(&cluster)?),
+        Task::Exec { command } => {
+            let mut line = cluster.command(&command[0]);
+            line.args(&command[1..]);
+            return Err(line.exec()).context("enter the cluster's network");
+        }
+        Task::Stop { process } => process::stop(&cluster, process)?,
+        Task::Start { process } => process::start_again(&cluster, process)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout)] // what was asked for
+fn print_lines(lines: &[String]) {
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_and_the_cluster_have_names_of_their_own() {
+        let flags = Flags::try_parse_from(["x", "load-image", "a/b:1", "--name", "c", "/bin/ls"]);
+        let flags = flags.unwrap();
+        assert_eq!(flags.name, "c");
+        assert!(matches!(flags.task, Task::LoadImage { image, .. } if image == "a/b:1"));
+    }
+
+    #[test]
+    fn flags_of_a_command_are_its_own() {
+        let flags =
+            Flags::try_parse_from(["x", "exec", "kubectl", "get", "-n", "a", "--name", "b"]);
+        let flags = flags.unwrap();
+        assert_eq!(flags.name, "shardway");
+        assert!(matches!(flags.task, Task::Exec { command } if command.len() == 6));
+    }
+}

@@ -1,0 +1,3 @@
+module shardway.dev/perf/cluster/tools/pause
+
+go 1.26.0
