@@ -23,9 +23,13 @@ pub struct ForwardConfig {
     pub headers_max: usize,
     /// Concurrent streams of a client's HTTP/2 connection. Default: 128.
     pub h2_streams_max: u32,
+    /// Requests of one HTTP/2 connection that its client resets within 1 s of their start, in 10 s; one more closes the
+    /// connection. Default: 200.
+    pub h2_resets_max: u32,
     /// Time for a TLS handshake. Default: 10 s.
     pub tls_handshake_timeout: Duration,
-    /// Time for a request's head, also that of an idle keep-alive connection. Default: 60 s.
+    /// Time for a request's head, also that of an idle connection: HTTP/1.1 kept alive, HTTP/2 without a stream.
+    /// Default: 60 s.
     pub head_timeout: Duration,
     /// Time without a byte of a request's body (then 408), or without the client taking a byte of what is written to
     /// it (then its connection is closed). Default: 60 s.
@@ -56,6 +60,7 @@ impl ForwardConfig {
             head_bytes_max: 64 * 1024,
             headers_max: HEADERS_WITHOUT_ALLOCATION,
             h2_streams_max: 128,
+            h2_resets_max: 200,
             tls_handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(60),
             client_idle_timeout: Duration::from_secs(60),

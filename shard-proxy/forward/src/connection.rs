@@ -1,30 +1,30 @@
 //! One client connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or drains.
 
-use std::convert::Infallible;
+mod http;
+
+use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use bytes::BytesMut;
-use http::{HeaderValue, Request};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use crate::cause::Cause;
-use crate::config::HEADERS_WITHOUT_ALLOCATION;
+use crate::cause::ConnectionCause;
 use crate::gateway::Gateway;
 use crate::hygiene::ForwardedHeaders;
-use crate::request;
+use crate::listening::Socket;
+use crate::log;
 use crate::stream::{ClientStream, Spoken, first_bytes};
-use crate::worker::{LocalExecutor, Phase, Socket, Worker};
+use crate::streams::Streams;
+use crate::worker::{Phase, Worker};
 
 /// What a request knows of the connection that it came on.
 pub(crate) struct Connection {
@@ -37,13 +37,27 @@ pub(crate) struct Connection {
     /// Server name of the TLS handshake, lower-case.
     pub(crate) server_name: Option<String>,
     pub(crate) forwarded: ForwardedHeaders,
+    /// Of HTTP/2.
+    pub(crate) streams: Option<Rc<Streams>>,
+    socket: Rc<Socket>,
 }
 
-/// Time for the answer to an HTTP/2 PING.
-const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time that a connection gets for its first byte even when idle ones are being closed: its client was told that it is
+/// connected, and its request may be on its way.
+const FIRST_BYTE_MIN: Duration = Duration::from_secs(1);
 
-/// Counts a connection while it lasts.
-struct Counted(Rc<Worker>);
+/// Counts a connection while it lasts, from its acceptance on.
+pub(crate) struct Counted(Rc<Worker>);
+
+impl Counted {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
+        worker.stats.connections.fetch_add(1, Ordering::Relaxed);
+        worker
+            .connections_open
+            .set(worker.connections_open.get() + 1);
+        Self(Rc::clone(worker))
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -59,75 +73,99 @@ impl Drop for Counted {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(
+    counted: Counted,
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     stream: TcpStream,
     peer: SocketAddr,
 ) {
-    worker.stats.connections.fetch_add(1, Ordering::Relaxed);
-    worker
-        .connections_open
-        .set(worker.connections_open.get() + 1);
-    let counted = Counted(Rc::clone(&worker));
     // Only a broken socket fails here, and then the first read says so.
     let _ = stream.set_nodelay(true);
+    let failed = |cause, error: Option<&(dyn std::error::Error + 'static)>| {
+        log::connection_failed(&worker, &socket.gateway, peer, cause, error);
+    };
     let stall = worker.config.client_idle_timeout;
-    let Some(tls) = &socket.tls else {
+    if socket.tls.is_none() {
         let mut stream = stream;
-        let Some((first, spoken)) = first(&worker, &mut stream).await else {
-            return;
-        };
-        let stream = ClientStream::new(stream, first, stall);
-        let connection = Rc::new(connection(worker, &socket, peer, None, false));
-        match spoken {
-            Spoken::Http1 => serve_http1(connection, stream).await,
-            Spoken::Http2 => serve_http2(connection, stream).await,
+        match first(&worker, &socket, &mut stream).await {
+            First::Read(first, spoken) => {
+                let connection = connection(&worker, &socket, peer, None, false, spoken);
+                let stream = ClientStream::new(stream, first, stall);
+                http::serve(connection, stream).await;
+            }
+            First::TimedOut => failed(ConnectionCause::NoRequest, None),
+            First::Ended => {}
         }
         drop(counted);
         return;
-    };
-    let limit = worker.config.tls_handshake_timeout;
-    let accepted =
-        tokio::time::timeout(limit, TlsAcceptor::from(Arc::clone(tls)).accept(stream)).await;
-    let mut stream = match accepted {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(gateway = socket.gateway.label, %peer, %error, "tls handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(gateway = socket.gateway.label, %peer, "tls handshake timed out");
+    }
+    let mut stream = match handshake(&worker, &socket, stream).await {
+        Ok(stream) => stream,
+        Err((cause, error)) => {
+            let error = error.as_ref().map(|error| error as _);
+            failed(cause, error);
             return;
         }
     };
     // hyper closes a connection that it has read nothing from when it is told to drain, and with it a request that is
     // on its way: so the first bytes come before it.
-    let Some((first, _)) = first(&worker, &mut stream).await else {
-        return;
-    };
-    let (_, session) = stream.get_ref();
-    let server_name = session.server_name().map(str::to_ascii_lowercase);
-    let http2 = session.alpn_protocol() == Some(b"h2");
-    let connection = Rc::new(connection(worker, &socket, peer, server_name, true));
-    let stream = ClientStream::new(stream, first, stall);
-    if http2 {
-        serve_http2(connection, stream).await;
-    } else {
-        serve_http1(connection, stream).await;
+    match first(&worker, &socket, &mut stream).await {
+        First::Read(first, _) => {
+            let (_, session) = stream.get_ref();
+            let server_name = session.server_name().map(str::to_ascii_lowercase);
+            let spoken = match session.alpn_protocol() {
+                Some(b"h2") => Spoken::Http2,
+                _ => Spoken::Http1,
+            };
+            let connection = connection(&worker, &socket, peer, server_name, true, spoken);
+            let stream = ClientStream::new(stream, first, stall);
+            http::serve(connection, stream).await;
+        }
+        First::TimedOut => failed(ConnectionCause::NoRequest, None),
+        First::Ended => {}
     }
     drop(counted);
 }
 
-fn connection(
-    worker: Rc<Worker>,
+/// Opens TLS within its time limit.
+async fn handshake(
+    worker: &Worker,
     socket: &Socket,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, (ConnectionCause, Option<io::Error>)> {
+    let Some(tls) = &socket.tls else {
+        return Err((ConnectionCause::Tls, None));
+    };
+    let accepting = TlsAcceptor::from(Arc::clone(tls)).accept(stream);
+    match tokio::time::timeout(worker.config.tls_handshake_timeout, accepting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            let left = matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            );
+            let cause = if left {
+                ConnectionCause::TlsLeft
+            } else {
+                ConnectionCause::Tls
+            };
+            Err((cause, Some(error)))
+        }
+        Err(_) => Err((ConnectionCause::TlsTimeout, None)),
+    }
+}
+
+fn connection(
+    worker: &Rc<Worker>,
+    socket: &Rc<Socket>,
     peer: SocketAddr,
     server_name: Option<String>,
     tls: bool,
-) -> Connection {
+    spoken: Spoken,
+) -> Rc<Connection> {
     let value =
         |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    Connection {
+    Rc::new(Connection {
         gateway: Arc::clone(&socket.gateway),
         listener_port: socket.listener_port,
         public_port: socket.public_port,
@@ -139,113 +177,35 @@ fn connection(
             port: HeaderValue::from(socket.public_port),
             proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
         },
-        worker,
-    }
+        streams: (spoken == Spoken::Http2).then(Streams::new),
+        worker: Rc::clone(worker),
+        socket: Rc::clone(socket),
+    })
 }
 
-/// Serves until the end; told to end gracefully once the drain reaches `$phase`.
-macro_rules! serve_until {
-    ($connection:expr, $phase:expr, $serving:expr) => {{
-        let mut drain = $connection.worker.drain.clone();
-        let mut serving = pin!($serving);
-        let ended = tokio::select! {
-            biased;
-            ended = serving.as_mut() => ended,
-            _ = drain.wait_for(|phase| *phase >= $phase) => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        };
-        if let Err(error) = ended {
-            ended_with(&$connection, &error);
-        }
-    }};
+/// How a connection begins.
+enum First {
+    Read(BytesMut, Spoken),
+    /// The client, or the drain, ended it before.
+    Ended,
+    TimedOut,
 }
 
 /// Reads the client's first bytes, within the time for a head, or until idle connections are closed.
-async fn first<S: AsyncRead + Unpin>(
-    worker: &Worker,
-    stream: &mut S,
-) -> Option<(BytesMut, Spoken)> {
-    let mut drain = worker.drain.clone();
+async fn first<S: AsyncRead + Unpin>(worker: &Worker, socket: &Socket, stream: &mut S) -> First {
+    let not_before = Instant::now() + FIRST_BYTE_MIN;
+    let closing = async {
+        socket.reaches(Phase::Closing).await;
+        tokio::time::sleep_until(not_before).await;
+    };
     let read = tokio::time::timeout(worker.config.head_timeout, first_bytes(stream));
     tokio::select! {
         biased;
-        read = read => read.ok()?.ok()?,
-        _ = drain.wait_for(|phase| *phase >= Phase::Closing) => None,
+        read = read => match read {
+            Ok(Ok(Some((bytes, spoken)))) => First::Read(bytes, spoken),
+            Ok(_) => First::Ended,
+            Err(_) => First::TimedOut,
+        },
+        () = closing => First::Ended,
     }
-}
-
-/// HTTP/1.1. While draining, responses say `Connection: close`; connections that are idle are closed only in the last
-/// phase, because a request may already be on its way on them.
-async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    connection: Rc<Connection>,
-    stream: ClientStream<S>,
-) {
-    let config = &connection.worker.config;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.head_timeout)
-        .max_buf_size(config.head_bytes_max.max(8192))
-        .half_close(false);
-    if config.headers_max != HEADERS_WITHOUT_ALLOCATION {
-        builder.max_headers(config.headers_max);
-    }
-    let service = service(&connection);
-    serve_until!(
-        connection,
-        Phase::Closing,
-        builder.serve_connection(TokioIo::new(stream), service)
-    );
-}
-
-/// HTTP/2. Draining sends GOAWAY for all streams to come, then, a round trip later, for those that were not begun.
-async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    connection: Rc<Connection>,
-    stream: ClientStream<S>,
-) {
-    let config = &connection.worker.config;
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(config.h2_streams_max)
-        .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX))
-        .initial_stream_window_size(256 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        .max_send_buf_size(256 * 1024)
-        .max_pending_accept_reset_streams(Some(20))
-        .max_local_error_reset_streams(Some(256))
-        .keep_alive_interval(Some(config.head_timeout))
-        .keep_alive_timeout(H2_PING_TIMEOUT);
-    let service = service(&connection);
-    serve_until!(
-        connection,
-        Phase::Draining,
-        builder.serve_connection(TokioIo::new(stream), service)
-    );
-}
-
-/// A connection ended by an error. What hyper refused by itself (it answers 400 or 431) is counted as a failure here,
-/// since no request of it ever reached a handler.
-fn ended_with(connection: &Connection, error: &hyper::Error) {
-    if error.is_parse() {
-        connection.worker.stats.refused(Cause::BadRequest);
-    }
-    tracing::debug!(gateway = connection.gateway.label, peer = %connection.peer, %error, "connection ended");
-}
-
-fn service(
-    connection: &Rc<Connection>,
-) -> impl hyper::service::Service<
-    Request<Incoming>,
-    Response = http::Response<crate::body::ResponseBody>,
-    Error = Infallible,
-    Future: 'static,
-> + use<> {
-    let connection = Rc::clone(connection);
-    service_fn(move |request: Request<Incoming>| {
-        let connection = Rc::clone(&connection);
-        async move { Ok::<_, Infallible>(request::handle(connection, request).await) }
-    })
 }

@@ -1,14 +1,17 @@
 //! One line for each request, target `access`.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::RouteKey;
 use http::{Method, StatusCode};
 
-use crate::cause::Cause;
+use crate::cause::{Cause, ConnectionCause};
 use crate::connection::Connection;
+use crate::gateway::Gateway;
+use crate::worker::Worker;
 
 /// What is known of a request until its end; written when dropped, so that no way out misses it.
 pub(crate) struct RequestRecord {
@@ -43,6 +46,11 @@ impl Drop for RequestRecord {
         let Connection {
             gateway, worker, ..
         } = &*self.connection;
+        if let Some(streams) = &self.connection.streams
+            && matches!(self.cause, Some(Cause::DownstreamClosed))
+        {
+            streams.reset(took, worker.config.h2_resets_max);
+        }
         gateway.record(worker.index, status, took);
         worker.stats.request_ended(self.cause);
         let Some(line) = self.line.take() else { return };
@@ -64,6 +72,41 @@ impl Drop for RequestRecord {
             bytes = self.bytes_sent,
             retries = line.retries,
             took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}
+
+/// Counts and logs a connection that the proxy ended, or never served.
+pub(crate) fn connection_failed(
+    worker: &Worker,
+    gateway: &Gateway,
+    peer: SocketAddr,
+    cause: ConnectionCause,
+    error: Option<&(dyn Error + 'static)>,
+) {
+    worker.stats.connection_failed(cause);
+    if !worker.logs_access() || !cause.is_logged() {
+        tracing::debug!(gateway = gateway.label, %peer, flag = cause.flag(), error, "connection failed");
+        return;
+    }
+    tracing::info!(target: "access", gateway = gateway.label, %peer, flag = cause.flag(), error, "connection");
+}
+
+/// Counts and logs a request that hyper answered by itself: its head could not be read, so that no handler ever saw it.
+pub(crate) fn head_refused(connection: &Connection, cause: Cause) {
+    let Connection {
+        gateway, worker, ..
+    } = connection;
+    worker.stats.refused(cause);
+    gateway.record(worker.index, cause.status(), Duration::ZERO);
+    if worker.logs_access() {
+        tracing::info!(
+            target: "access",
+            gateway = gateway.label,
+            peer = %connection.peer,
+            status = cause.status().as_u16(),
+            flag = cause.flag(),
             "request"
         );
     }

@@ -9,7 +9,7 @@ use api_telemetry::metrics::{Sink, Source};
 use api_telemetry::names;
 use parking_lot::Mutex;
 
-use crate::cause::Cause;
+use crate::cause::{Cause, ConnectionCause};
 use crate::gateway::Gateway;
 
 /// Counters of one worker. Relaxed: read for people only.
@@ -21,6 +21,7 @@ pub(crate) struct WorkerStats {
     requests: AtomicU64,
     requests_ended: AtomicU64,
     failures: [AtomicU64; Cause::ALL.len()],
+    connection_failures: [AtomicU64; ConnectionCause::ALL.len()],
     pub(crate) upstream_opened: AtomicU64,
     pub(crate) upstream_closed: AtomicU64,
     pub(crate) upstream_failed: AtomicU64,
@@ -42,6 +43,11 @@ impl WorkerStats {
     /// Counts a request that was refused before it was one.
     pub(crate) fn refused(&self, cause: Cause) {
         self.failures[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that the proxy ended, or never served.
+    pub(crate) fn connection_failed(&self, cause: ConnectionCause) {
+        self.connection_failures[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn open(&self) -> u64 {
@@ -114,6 +120,16 @@ impl Source for PlaneMetrics {
             let count = sum(&|w| &w.failures[*cause as usize]);
             if count > 0 {
                 sink.counter(names::REQUEST_FAILURES, &[("cause", cause.flag())], count);
+            }
+        }
+        for cause in ConnectionCause::ALL {
+            let count = sum(&|w| &w.connection_failures[*cause as usize]);
+            if count > 0 {
+                sink.counter(
+                    names::CONNECTION_FAILURES,
+                    &[("cause", cause.flag())],
+                    count,
+                );
             }
         }
         let gateways: Vec<Arc<Gateway>> = self.gateways.lock().values().cloned().collect();

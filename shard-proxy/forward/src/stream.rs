@@ -1,10 +1,12 @@
 //! The client's byte stream: what was read before HTTP began, and a limit for clients that stop reading.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -13,8 +15,15 @@ use tokio::time::{Instant, Sleep};
 /// Bytes that the first read takes at most; more are left in the socket.
 const FIRST_READ_BYTES: usize = 4096;
 
-/// How an HTTP/2 client begins (RFC 9113 section 3.4). No HTTP/1.1 method is called PRI, so its start decides.
-const PREFACE_START: &[u8] = b"PRI ";
+/// How an HTTP/2 client begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// No HTTP/1.1 method is called PRI, so the preface's start decides what is spoken.
+const PREFACE_START: usize = 4;
+
+/// Bytes that a write of control frames alone has at most (two PINGs and the like): it says nothing of a client that
+/// takes what it asked for.
+const CONTROL_BYTES: usize = 64;
 
 /// What a clear-text client begins to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +32,8 @@ pub(crate) enum Spoken {
     Http2,
 }
 
-/// Reads a client's first bytes, as many as it takes to tell HTTP/2 from HTTP/1.1. None when it ends before.
+/// Reads a client's first bytes, as many as it takes to tell HTTP/2 from HTTP/1.1, and the whole preface of HTTP/2:
+/// hyper would wait for its end without limit. None when the client ends before.
 ///
 /// It waits without limit; the caller bounds it.
 pub(crate) async fn first_bytes<S: AsyncRead + Unpin>(
@@ -34,11 +44,17 @@ pub(crate) async fn first_bytes<S: AsyncRead + Unpin>(
         if stream.read_buf(&mut bytes).await? == 0 {
             return Ok(None);
         }
-        let compared = bytes.len().min(PREFACE_START.len());
-        if bytes[..compared] != PREFACE_START[..compared] {
-            return Ok(Some((bytes, Spoken::Http1)));
+        let compared = bytes.len().min(PREFACE.len());
+        if bytes[..compared] != PREFACE[..compared] {
+            let spoken =
+                if compared > PREFACE_START && bytes[..PREFACE_START] == PREFACE[..PREFACE_START] {
+                    Spoken::Http2 // and wrong: hyper says so in its terms
+                } else {
+                    Spoken::Http1
+                };
+            return Ok(Some((bytes, spoken)));
         }
-        if compared == PREFACE_START.len() {
+        if compared == PREFACE.len() {
             return Ok(Some((bytes, Spoken::Http2)));
         }
     }
@@ -53,6 +69,8 @@ pub(crate) struct ClientStream<S> {
     /// Made at the first wait and kept; armed again at each wait that follows a write.
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    /// Where a write of more than control frames is noted.
+    wrote: Option<Rc<Cell<StdInstant>>>,
 }
 
 impl<S> ClientStream<S> {
@@ -63,6 +81,21 @@ impl<S> ClientStream<S> {
             limit,
             timer: None,
             waiting: false,
+            wrote: None,
+        }
+    }
+
+    /// Notes in `wrote` when the client last took something.
+    pub(crate) fn noting(mut self, wrote: Rc<Cell<StdInstant>>) -> Self {
+        self.wrote = Some(wrote);
+        self
+    }
+
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        if let (Some(wrote), Poll::Ready(Ok(count))) = (&self.wrote, written)
+            && *count > CONTROL_BYTES
+        {
+            wrote.set(StdInstant::now());
         }
     }
 
@@ -120,6 +153,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.note(&written);
         this.poll_limited(cx, written)
     }
 
@@ -130,6 +164,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.note(&written);
         this.poll_limited(cx, written)
     }
 

@@ -5,26 +5,24 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
 
 use crate::config::ForwardConfig;
-use crate::connection;
 use crate::gateway::Gateway;
+use crate::listening::{Listening, Socket};
 use crate::metrics::WorkerStats;
 use crate::upstream::Pools;
 
-/// Pause after `accept` failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// Names a socket: what it is bound to.
-pub(crate) type SocketId = SocketAddr;
+/// Names an opened socket. An address is no name: it may move from one Gateway to another and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SocketId(pub(crate) u64);
 
 /// What a worker is told. The channel is bounded; the control side waits for room.
 pub(crate) enum Command {
@@ -32,32 +30,41 @@ pub(crate) enum Command {
     Open {
         id: SocketId,
         listener: std::net::TcpListener,
-        socket: SocketSpec,
+        spec: SocketSpec,
     },
-    /// Stop accepting; connections go on.
-    Close { id: SocketId },
+    /// Stop accepting; connections go on, unless their Gateway is `removed`: then they are told to end.
+    Close {
+        ids: Vec<SocketId>,
+        removed: bool,
+        done: oneshot::Sender<()>,
+    },
+    /// The end has come so far. All sockets close, and none opens any more.
+    Phase {
+        phase: Phase,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Whose connections a socket accepts.
 #[derive(Clone)]
 pub(crate) struct SocketSpec {
     pub(crate) gateway: Arc<Gateway>,
+    pub(crate) address: SocketAddr,
     pub(crate) listener_port: u16,
     pub(crate) public_port: u16,
     pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
-/// A socket as connections see it.
-pub(crate) type Socket = SocketSpec;
-
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
-    /// Each response ends its connection.
+    /// Nothing is accepted any more; each response ends its connection.
     Draining,
     /// Connections that wait for a request are closed.
     Closing,
+    /// The Gateway is removed; so for its own connections alone.
+    Removed,
 }
 
 /// What the tasks of a worker share; never crosses threads.
@@ -66,8 +73,6 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<ForwardConfig>,
     pub(crate) stats: Arc<WorkerStats>,
     pub(crate) pools: Rc<Pools>,
-    /// This worker's own channel: connections of other workers share nothing with it.
-    pub(crate) drain: watch::Receiver<Phase>,
     pub(crate) phase: Cell<Phase>,
     pub(crate) connections_open: Cell<usize>,
     seed: Cell<u64>,
@@ -107,7 +112,6 @@ pub(crate) fn start(
     config: Arc<ForwardConfig>,
     stats: Arc<WorkerStats>,
     commands: mpsc::Receiver<Command>,
-    drain: watch::Receiver<Phase>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -116,13 +120,11 @@ pub(crate) fn start(
         .name(format!("traffic-{index}"))
         .spawn(move || {
             let local = LocalSet::new();
-            let (own_drain, draining) = watch::channel(Phase::Serving);
             let worker = Rc::new(Worker {
                 index,
                 pools: Pools::new(Arc::clone(&config), Arc::clone(&stats)),
                 config,
                 stats,
-                drain: draining,
                 phase: Cell::new(Phase::Serving),
                 connections_open: Cell::new(0),
                 seed: Cell::new(std::hash::BuildHasher::hash_one(
@@ -130,80 +132,70 @@ pub(crate) fn start(
                     index,
                 )),
             });
-            runtime.block_on(local.run_until(run(worker, commands, drain, own_drain)));
+            runtime.block_on(local.run_until(run(worker, commands)));
         })
 }
 
-async fn run(
-    worker: Rc<Worker>,
-    mut commands: mpsc::Receiver<Command>,
-    mut drain: watch::Receiver<Phase>,
-    own_drain: watch::Sender<Phase>,
-) {
-    let mut sockets: HashMap<SocketId, AbortHandle> = HashMap::new();
+async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+    let mut sockets: HashMap<SocketId, Listening> = HashMap::new();
+    let mut served = Served::default();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             command = commands.recv() => match command {
                 None => return,
-                Some(Command::Open { id, listener, socket }) => {
-                    let listener = match TcpListener::from_std(listener) {
-                        Ok(listener) => listener,
-                        Err(error) => {
-                            tracing::error!(%id, %error, "socket cannot be polled");
-                            continue;
+                Some(Command::Open { .. }) if worker.phase.get() != Phase::Serving => {}
+                Some(Command::Open { id, listener, spec }) => {
+                    let address = spec.address;
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            let listening = Listening::start(&worker, listener, spec);
+                            served.add(listening.socket());
+                            sockets.insert(id, listening);
                         }
-                    };
-                    let task = tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Rc::new(socket)));
-                    if let Some(old) = sockets.insert(id, task.abort_handle()) {
-                        old.abort();
+                        Err(error) => tracing::error!(%address, %error, "socket cannot be polled"),
                     }
                 }
-                Some(Command::Close { id }) => {
-                    if let Some(task) = sockets.remove(&id) {
-                        task.abort();
+                Some(Command::Close { ids, removed, done }) => {
+                    for listening in ids.iter().filter_map(|id| sockets.remove(id)) {
+                        listening.stop(&worker, removed).await;
                     }
+                    let _ = done.send(());
+                }
+                Some(Command::Phase { phase, done }) => {
+                    worker.phase.set(phase);
+                    for (_, listening) in sockets.drain() {
+                        listening.stop(&worker, false).await;
+                    }
+                    served.tell(phase);
+                    let _ = done.send(());
                 }
             },
-            Ok(()) = drain.changed() => {
-                let phase = *drain.borrow_and_update();
-                worker.phase.set(phase);
-                own_drain.send_replace(phase);
-            }
             _ = sweep.tick() => worker.pools.sweep(),
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, socket: Rc<Socket>) {
-    let limit = worker.config.connections_max / worker.config.workers.max(1);
-    loop {
-        match listener.accept().await {
-            // Over the limit: closed at once, so that those that are open keep their memory.
-            Ok(_) if worker.connections_open.get() >= limit.max(1) => {}
-            Ok((stream, peer)) => {
-                tokio::task::spawn_local(connection::serve(
-                    Rc::clone(&worker),
-                    Rc::clone(&socket),
-                    stream,
-                    peer,
-                ));
-            }
-            Err(error) if is_connection_error(&error) => {}
-            Err(error) => {
-                tracing::warn!(gateway = socket.gateway.label, %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+/// Sockets with connections, closed ones too.
+#[derive(Default)]
+struct Served {
+    sockets: Vec<Weak<Socket>>,
+    prune_at: usize,
 }
 
-fn is_connection_error(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-    )
+impl Served {
+    fn add(&mut self, socket: &Rc<Socket>) {
+        if self.sockets.len() >= self.prune_at {
+            self.sockets.retain(|socket| socket.strong_count() > 0);
+            self.prune_at = (2 * self.sockets.len()).max(64);
+        }
+        self.sockets.push(Rc::downgrade(socket));
+    }
+
+    fn tell(&self, phase: Phase) {
+        for socket in self.sockets.iter().filter_map(Weak::upgrade) {
+            socket.reach(phase);
+        }
+    }
 }
