@@ -87,7 +87,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let info = json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "source": source.root(),
+        // As it was given: it may lead through links that are swapped.
+        "source": std::path::absolute(source.given())?,
         "data": std::fs::canonicalize(&config.data)?,
         "stream": stream_address,
         "admin": admin_address,
@@ -120,6 +121,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         distributor: distributor.clone(),
         statuses: Arc::clone(&statuses),
         published: Arc::clone(&published),
+        seen: source.seen(),
         sources,
     };
     api_telemetry::task::spawn(

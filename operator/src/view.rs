@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{GatewayKey, Revision};
+use api::{GatewayKey, ObjectKey, Revision};
 use api_snapshot::view::SnapshotView;
 use api_snapshot::{Op, SetHash};
 use api_telemetry::admin::Reply;
@@ -12,7 +12,7 @@ use api_telemetry::{names, prometheus};
 use http::StatusCode;
 use operator_consensus::Node;
 use operator_distribute::Distributor;
-use operator_source::Problem;
+use operator_source::{Problem, Seen};
 use operator_status::StatusFolder;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -36,6 +36,7 @@ pub(crate) struct View {
     pub(crate) distributor: Distributor,
     pub(crate) statuses: Arc<RwLock<StatusFolder>>,
     pub(crate) published: Arc<RwLock<Published>>,
+    pub(crate) seen: Seen,
     pub(crate) sources: Vec<Arc<dyn Source>>,
 }
 
@@ -45,6 +46,8 @@ const PATHS: &[&str] = &[
     "/metrics",
     "/dump",
     "/api/v1/info",
+    "/api/v1/objects",
+    "/api/v1/objects/GROUP/KIND/NAMESPACE/NAME",
     "/api/v1/statuses",
     "/api/v1/revisions",
     "/api/v1/shards",
@@ -75,6 +78,7 @@ impl View {
                 Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
             "/api/v1/info" => json(&self.info()),
+            "/api/v1/objects" => json(&self.objects()),
             "/api/v1/statuses" => json(&self.statuses()),
             "/api/v1/revisions" => json(&self.machine.history.read().0),
             "/api/v1/shards" => json(&self.distributor.shards()),
@@ -88,13 +92,18 @@ impl View {
                     .collect();
                 json(&lines)
             }
-            _ => match path
-                .strip_prefix("/api/v1/entries/")
-                .and_then(|rest| rest.split_once('/'))
-            {
-                Some((namespace, name)) => self.entries(&GatewayKey::new(namespace, name)),
-                None => Reply::not_found(PATHS),
-            },
+            _ => {
+                if let Some(object) = path.strip_prefix("/api/v1/objects/") {
+                    return self.object(object);
+                }
+                match path
+                    .strip_prefix("/api/v1/entries/")
+                    .and_then(|rest| rest.split_once('/'))
+                {
+                    Some((namespace, name)) => self.entries(&GatewayKey::new(namespace, name)),
+                    None => Reply::not_found(PATHS),
+                }
+            }
         }
     }
 
@@ -119,6 +128,34 @@ impl View {
             );
         }
         info
+    }
+
+    /// What the source knows of each object beside its manifest.
+    fn objects(&self) -> Vec<Value> {
+        let objects = self.seen.all().into_iter();
+        objects
+            .map(|(key, seen)| json!({"object": key, "seen": seen}))
+            .collect()
+    }
+
+    /// What is known of one object: `GROUP/KIND/NAMESPACE/NAME`, `core` for the core group, `-` where there is no namespace.
+    fn object(&self, path: &str) -> Reply {
+        let parts: Vec<&str> = path.split('/').collect();
+        let [group, kind, namespace, name] = parts[..] else {
+            return Reply::not_found(PATHS);
+        };
+        let group = if group == "core" { "" } else { group };
+        let namespace = if namespace == "-" { "" } else { namespace };
+        let key = ObjectKey::new(group, kind, namespace, name);
+        match self.seen.get(&key) {
+            Some(seen) => json(
+                &json!({"object": key, "seen": seen, "status": self.statuses.read().status(&key)}),
+            ),
+            None => Reply::text(
+                StatusCode::NOT_FOUND,
+                format!("{key} is not in the folder\n"),
+            ),
+        }
     }
 
     fn statuses(&self) -> Vec<Value> {

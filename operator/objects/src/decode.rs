@@ -14,8 +14,25 @@ use crate::manifest::{Document, Provenance, string_map};
 use crate::schema;
 use crate::spec::{Meta, Object, ParentRef, Rejected};
 
+/// Largest object, bytes of its JSON form.
+pub const OBJECT_BYTES_MAX: usize = 1024 * 1024;
+
 /// Kinds that are taken, for messages.
 const TAKEN: &str = "GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Namespace, Service, EndpointSlice, Secret, ConfigMap";
+
+/// Kinds of the Gateway API's group: those that are taken, then those that are not served yet.
+const GATEWAY_KINDS: [&str; 10] = [
+    "GatewayClass",
+    "Gateway",
+    "HTTPRoute",
+    "ReferenceGrant",
+    "GRPCRoute",
+    "TLSRoute",
+    "TCPRoute",
+    "UDPRoute",
+    "BackendTLSPolicy",
+    "ListenerSet",
+];
 
 /// What a document is.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,12 +42,22 @@ pub enum Decoded {
     Object(Object),
     /// An object of a taken kind that is refused.
     Rejected(Rejected),
-    /// An object of a kind that Shardway does not look at: a text that says so.
-    Ignored(String),
+    /// An object of a kind that Shardway does not look at.
+    Ignored {
+        /// A text that says so.
+        message: String,
+        /// Whether somebody expects it to be looked at: a kind of the Gateway API's group, or nearly one.
+        is_error: bool,
+    },
 }
 
 /// Validates, defaults and decodes a document. Never fails: what is wrong is [`Decoded::Rejected`].
 pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
+    let size = document.object.to_string().len();
+    if size > OBJECT_BYTES_MAX {
+        let message = format!("has {size} bytes; an object may have {OBJECT_BYTES_MAX}: split it");
+        return finish(document, provenance, Err(message));
+    }
     match (document.group.as_str(), document.kind.as_str()) {
         (GATEWAY_GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant") => {}
         ("", "Namespace" | "Service" | "Secret" | "ConfigMap")
@@ -39,12 +66,7 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
                 .and_then(|()| core::decode(document, meta(document, provenance)));
             return finish(document, provenance, decoded);
         }
-        (group, kind) => {
-            let group = if group.is_empty() { "core" } else { group };
-            return Decoded::Ignored(format!(
-                "kind {kind} ({group}) is not looked at; taken are {TAKEN}"
-            ));
-        }
+        (group, kind) => return ignored(group, kind),
     }
     let versions = schema::versions(&document.kind);
     if !versions.contains(&document.version.as_str()) {
@@ -71,6 +93,27 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
         _ => route::http(&object, meta),
     };
     finish(document, provenance, decoded)
+}
+
+fn ignored(group: &str, kind: &str) -> Decoded {
+    if group != GATEWAY_GROUP {
+        let group = if group.is_empty() { "core" } else { group };
+        return Decoded::Ignored {
+            message: format!("kind {kind} ({group}) is not looked at; taken are {TAKEN}"),
+            is_error: false,
+        };
+    }
+    let message = if GATEWAY_KINDS.contains(&kind) {
+        format!("kind {kind} is not served yet; taken are {TAKEN}")
+    } else if let Some(meant) = schema::hint(kind, GATEWAY_KINDS.into_iter()) {
+        format!("unknown kind {kind}; did you mean {meant}?")
+    } else {
+        format!("unknown kind {kind}; taken are {TAKEN}")
+    };
+    Decoded::Ignored {
+        message,
+        is_error: true,
+    }
 }
 
 fn finish(
@@ -141,3 +184,6 @@ fn parents(object: &Value) -> Vec<ParentRef> {
 fn port(value: i32) -> u16 {
     u16::try_from(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use api::{GATEWAY_GROUP, ObjectKey, Timestamp};
 use serde_json::Value;
 
-/// Largest object, bytes of its JSON form.
-pub const OBJECT_BYTES_MAX: usize = 1024 * 1024;
-
 /// One object of a manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
@@ -39,13 +36,52 @@ pub struct Provenance {
 }
 
 /// A document cannot be told to be an object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct ManifestError {
     /// Line, from 1.
     pub line: usize,
     /// What is wrong, and the fix.
     pub message: String,
+    /// What it says of itself; none where the syntax is broken, so that even where it ends is not sure.
+    pub fragment: Option<Box<Fragment>>,
+}
+
+/// A document that is no object, as far as it says which one it is meant to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fragment {
+    /// Kind, or empty.
+    pub kind: String,
+    /// Namespace as it is written, or empty.
+    pub namespace: String,
+    /// Name, or empty; one that is not valid is no name.
+    pub name: String,
+    /// All of it.
+    pub object: Value,
+}
+
+impl Fragment {
+    fn of(object: Value) -> Self {
+        let text = |pointer: &str| {
+            let text = object.pointer(pointer).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        let named = |pointer: &str| Some(text(pointer)).filter(|name| is_dns_subdomain(name));
+        Self {
+            kind: text("/kind"),
+            namespace: named("/metadata/namespace").unwrap_or_default(),
+            name: named("/metadata/name").unwrap_or_default(),
+            object,
+        }
+    }
+
+    /// Whether it may be meant to be this object: what it says of itself does not speak against it.
+    pub fn may_be(&self, key: &ObjectKey) -> bool {
+        let agrees = |own: &str, of: &str| own.is_empty() || own == of;
+        agrees(&self.kind, &key.kind)
+            && agrees(&self.namespace, &key.namespace)
+            && agrees(&self.name, &key.name)
+    }
 }
 
 impl Document {
@@ -65,7 +101,7 @@ pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
             Err(error) => {
                 found.push(Err(ManifestError {
                     line: line + error.line - 1,
-                    message: error.message,
+                    ..error
                 }));
                 continue;
             }
@@ -86,8 +122,8 @@ pub fn parse(text: &str) -> Vec<Result<Document, ManifestError>> {
                     .unwrap_or_default();
                 found.extend(items.into_iter().enumerate().map(|(position, item)| {
                     document(line, item).map_err(|error| ManifestError {
-                        line: error.line,
                         message: format!("items[{position}]: {}", error.message),
+                        ..error
                     })
                 }));
             }
@@ -123,11 +159,13 @@ fn value(text: &str) -> Result<Value, ManifestError> {
                 ManifestError {
                     line: at.line() as usize,
                     message: format!("column {}: {text}", at.column()),
+                    fragment: None,
                 }
             }
             None => ManifestError {
                 line: 1,
                 message: text.to_owned(),
+                fragment: None,
             },
         }
     })
@@ -165,7 +203,26 @@ fn is_list(value: &Value) -> bool {
 }
 
 fn document(line: usize, object: Value) -> Result<Document, ManifestError> {
-    let fail = |message: String| Err(ManifestError { line, message });
+    match identify(&object) {
+        Ok((group, version, kind, namespace, name)) => Ok(Document {
+            line,
+            group,
+            version,
+            kind,
+            namespace,
+            name,
+            object,
+        }),
+        Err(message) => Err(ManifestError {
+            line,
+            message,
+            fragment: Some(Box::new(Fragment::of(object))),
+        }),
+    }
+}
+
+/// Group, version, kind, namespace and name of an object, or why one of them cannot be told.
+fn identify(object: &Value) -> Result<(String, String, String, String, String), String> {
     let text = |pointer: &str| {
         object
             .pointer(pointer)
@@ -175,21 +232,21 @@ fn document(line: usize, object: Value) -> Result<Document, ManifestError> {
     };
     let (api_version, kind) = (text("/apiVersion"), text("/kind"));
     if api_version.is_empty() || kind.is_empty() {
-        return fail("apiVersion and kind are required".into());
+        return Err("apiVersion and kind are required".into());
     }
     for field in ["name", "namespace"] {
         let given = object
             .get("metadata")
             .and_then(|metadata| metadata.get(field));
         if let Some(value) = given.filter(|value| !value.is_string() && !value.is_null()) {
-            return fail(format!(
+            return Err(format!(
                 "{kind}: metadata.{field} must be a string, is {value}; put it in quotes"
             ));
         }
     }
     let name = text("/metadata/name");
     if name.is_empty() {
-        return fail(format!("{kind}: metadata.name is required"));
+        return Err(format!("{kind}: metadata.name is required"));
     }
     let (group, version) = match api_version.split_once('/') {
         Some((group, version)) => (group.to_owned(), version.to_owned()),
@@ -206,32 +263,18 @@ fn document(line: usize, object: Value) -> Result<Document, ManifestError> {
         }
     };
     if namespace.contains('.') || namespace.len() > 63 {
-        return fail(format!(
+        return Err(format!(
             "{kind} {name}: metadata.namespace {namespace:?} is no namespace; use at most 63 lower-case letters, digits and '-'"
         ));
     }
     for (field, value) in [("name", &name), ("namespace", &namespace)] {
         if !value.is_empty() && !is_dns_subdomain(value) {
-            return fail(format!(
+            return Err(format!(
                 "{kind} {name}: metadata.{field} {value:?} is no DNS-1123 name; use lower-case letters, digits, '-' and '.', at most 253"
             ));
         }
     }
-    let size = object.to_string().len();
-    if size > OBJECT_BYTES_MAX {
-        return fail(format!(
-            "{kind} {namespace}/{name} has {size} bytes; an object may have {OBJECT_BYTES_MAX}"
-        ));
-    }
-    Ok(Document {
-        line,
-        group,
-        version,
-        kind,
-        namespace,
-        name,
-        object,
-    })
+    Ok((group, version, kind, namespace, name))
 }
 
 fn is_cluster_scoped(group: &str, kind: &str) -> bool {

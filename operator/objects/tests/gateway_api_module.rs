@@ -57,7 +57,7 @@ fn all_examples_of_our_kinds_are_taken() {
         for document in decoded(&file) {
             match document {
                 Ok(Decoded::Object(_)) => taken += 1,
-                Ok(Decoded::Ignored(_)) => {}
+                Ok(Decoded::Ignored { .. }) => {}
                 other => panic!("{}: {other:?}", file.display()),
             }
         }
@@ -83,7 +83,7 @@ fn all_invalid_examples_of_our_kinds_are_refused() {
         let documents = decoded(&file);
         let ours: Vec<_> = documents
             .iter()
-            .filter(|d| !matches!(d, Ok(Decoded::Ignored(_))))
+            .filter(|d| !matches!(d, Ok(Decoded::Ignored { .. })))
             .collect();
         if !ours.is_empty()
             && ours

@@ -1,6 +1,8 @@
 //! What an API server would keep of each object: uid, generation, creation.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod seen;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use api::{ObjectKey, Timestamp};
 use operator_objects::Provenance;
 use serde::{Deserialize, Serialize};
+
+pub use self::seen::{Seen, SeenObject, spec_hash};
 
 /// Ages cannot be kept; objects are then young again after a restart.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +22,8 @@ pub struct AgesError {
     source: io::Error,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A [`SeenObject`] with its key.
+#[derive(Debug, Serialize, Deserialize)]
 struct Age {
     group: String,
     kind: String,
@@ -27,8 +32,26 @@ struct Age {
     uid: String,
     generation: i64,
     created: i64,
-    /// Hash of what makes a new generation: everything but metadata and status.
     spec: String,
+    #[serde(default)]
+    file: String,
+}
+
+impl Age {
+    fn of(key: &ObjectKey, seen: &SeenObject) -> Self {
+        let (key, seen) = (key.clone(), seen.clone());
+        Self {
+            group: key.group,
+            kind: key.kind,
+            namespace: key.namespace,
+            name: key.name,
+            uid: seen.uid,
+            generation: seen.generation,
+            created: seen.created,
+            spec: seen.spec,
+            file: seen.file,
+        }
+    }
 }
 
 /// One line of the file: an age, or an object that is gone.
@@ -53,7 +76,7 @@ const SLACK_LINES: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     path: Option<PathBuf>,
-    known: BTreeMap<ObjectKey, Age>,
+    known: Seen,
     changed: BTreeSet<ObjectKey>,
     lines: usize,
     /// The last line of the file is not whole, so that nothing can be appended.
@@ -72,13 +95,21 @@ impl Ages {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return ages,
             Err(error) => return Self::anew(path, &error),
         };
+        let mut known = ages.known.write();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
             ages.lines += 1;
             match serde_json::from_str::<Line>(line) {
                 Ok(Line::Age(age)) => {
                     let key = ObjectKey::new(&age.group, &age.kind, &age.namespace, &age.name);
-                    ages.known.insert(key, age);
+                    let seen = SeenObject {
+                        uid: age.uid,
+                        generation: age.generation,
+                        created: age.created,
+                        spec: age.spec,
+                        file: age.file,
+                    };
+                    known.insert(key, seen);
                 }
                 Ok(Line::Gone {
                     group,
@@ -87,12 +118,12 @@ impl Ages {
                     name,
                     ..
                 }) => {
-                    ages.known
-                        .remove(&ObjectKey::new(&group, &kind, &namespace, &name));
+                    known.remove(&ObjectKey::new(&group, &kind, &namespace, &name));
                 }
                 Err(error) => return Self::anew(path, &error),
             }
         }
+        drop(known);
         // A line that was appended to a torn one would be lost with it.
         ages.is_torn = !text.is_empty() && !text.ends_with('\n');
         ages
@@ -109,51 +140,61 @@ impl Ages {
         }
     }
 
-    /// What is known of an object whose spec has this hash; a new spec is a new generation.
-    pub(crate) fn see(&mut self, key: &ObjectKey, spec: &str, now: i64) -> Provenance {
-        let age = self.known.entry(key.clone()).or_insert_with(|| {
-            self.changed.insert(key.clone());
-            Age {
-                group: key.group.clone(),
-                kind: key.kind.clone(),
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                uid: uid(key, now),
-                generation: 0,
-                created: now,
-                spec: String::new(),
-            }
+    /// For others to look at.
+    pub(crate) fn seen(&self) -> Seen {
+        self.known.clone()
+    }
+
+    /// The file that an object was taken from last.
+    pub(crate) fn file(&self, key: &ObjectKey) -> Option<PathBuf> {
+        let known = self.known.read();
+        let file = known.get(key).map(|seen| seen.file.as_str());
+        file.filter(|file| !file.is_empty()).map(PathBuf::from)
+    }
+
+    /// What is known of an object of a file whose spec has this hash; a new spec is a new generation.
+    pub(crate) fn see(&mut self, key: &ObjectKey, spec: &str, file: &Path, now: i64) -> Provenance {
+        let mut known = self.known.write();
+        let seen = known.entry(key.clone()).or_insert_with(|| SeenObject {
+            uid: uid(key, now),
+            created: now,
+            ..SeenObject::default()
         });
-        if age.spec != spec {
-            age.generation += 1;
-            age.spec = spec.to_owned();
+        let file = file.to_string_lossy();
+        if seen.spec != spec {
+            seen.generation += 1;
+            seen.spec = spec.to_owned();
+            self.changed.insert(key.clone());
+        }
+        if seen.file != file {
+            seen.file = file.into_owned();
             self.changed.insert(key.clone());
         }
         Provenance {
-            uid: age.uid.clone(),
-            generation: age.generation,
-            created_at: Timestamp(age.created),
+            uid: seen.uid.clone(),
+            generation: seen.generation,
+            created_at: Timestamp(seen.created),
         }
     }
 
     /// Forgets an object: one of the same name that comes later is another one.
     pub(crate) fn forget(&mut self, key: &ObjectKey) {
-        if self.known.remove(key).is_some() {
+        if self.known.write().remove(key).is_some() {
             self.changed.insert(key.clone());
         }
     }
 
-    /// Forgets all but these.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
-        let gone: Vec<ObjectKey> = self
-            .known
-            .keys()
-            .filter(|key| !keep(key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.forget(&key);
-        }
+    /// Forgets all but these, by key and the file that they were taken from.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&ObjectKey, Option<&Path>) -> bool) {
+        let changed = &mut self.changed;
+        self.known.write().retain(|key, seen| {
+            let file = (!seen.file.is_empty()).then(|| Path::new(&seen.file));
+            let is_kept = keep(key, file);
+            if !is_kept {
+                changed.insert(key.clone());
+            }
+            is_kept
+        });
     }
 
     /// Appends what has changed, or writes the file anew, whole or not at all, when most of it is out of date.
@@ -171,12 +212,12 @@ impl Ages {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        if self.is_torn || self.lines + self.changed.len() > 2 * self.known.len() + SLACK_LINES {
+        let known = self.known.read();
+        if self.is_torn || self.lines + self.changed.len() > 2 * known.len() + SLACK_LINES {
             let temporary = path.with_extension("json.new");
-            let text: String = self
-                .known
-                .values()
-                .map(|age| line(&Line::Age(age.clone())))
+            let text: String = known
+                .iter()
+                .map(|(key, seen)| line(&Line::Age(Age::of(key, seen))))
                 .collect();
             // Without the sync a power failure could leave the new name with no content.
             fs::File::create(&temporary)
@@ -186,14 +227,14 @@ impl Ages {
                 })
                 .and_then(|()| fs::rename(&temporary, &path))
                 .map_err(failed)?;
-            self.lines = self.known.len();
+            self.lines = known.len();
             self.is_torn = false;
         } else {
             let text: String = self
                 .changed
                 .iter()
-                .map(|key| match self.known.get(key) {
-                    Some(age) => line(&Line::Age(age.clone())),
+                .map(|key| match known.get(key) {
+                    Some(seen) => line(&Line::Age(Age::of(key, seen))),
                     None => line(&Line::Gone {
                         group: key.group.clone(),
                         kind: key.kind.clone(),
@@ -260,6 +301,10 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
     use super::*;
 
+    fn see(ages: &mut Ages, name: &str, spec: &str, now: i64) -> Provenance {
+        ages.see(&key(name), spec, Path::new("a.yaml"), now)
+    }
+
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("", "Service", "team", name)
     }
@@ -270,20 +315,20 @@ mod tests {
         let path = path(folder.path());
         let mut ages = Ages::open(path.clone());
         for round in 0..3000 {
-            ages.see(&key("a"), &format!("spec {round}"), 7);
+            see(&mut ages, "a", &format!("spec {round}"), 7);
             ages.save().unwrap();
         }
-        ages.see(&key("b"), "spec", 8);
+        see(&mut ages, "b", "spec", 8);
         ages.save().unwrap();
         ages.forget(&key("b"));
         ages.save().unwrap();
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= SLACK_LINES + 4, "{lines} lines");
         let mut again = Ages::open(path);
-        let known = again.see(&key("a"), "spec 2999", 99);
+        let known = see(&mut again, "a", "spec 2999", 99);
         assert_eq!((known.generation, known.created_at), (3000, Timestamp(7)));
         assert_eq!(
-            again.see(&key("b"), "spec", 99).created_at,
+            see(&mut again, "b", "spec", 99).created_at,
             Timestamp(99),
             "it was gone"
         );
@@ -294,16 +339,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = path(folder.path());
         let mut ages = Ages::open(path.clone());
-        ages.see(&key("a"), "spec", 7);
+        see(&mut ages, "a", "spec", 7);
         ages.save().unwrap();
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole[..], b"{\"group"].concat()).unwrap();
         let mut ages = Ages::open(path.clone());
-        ages.see(&key("b"), "spec", 8);
+        see(&mut ages, "b", "spec", 8);
         ages.save().unwrap();
         let mut ages = Ages::open(path.clone());
         for (name, created) in [("a", 7), ("b", 8)] {
-            let known = ages.see(&key(name), "spec", 99);
+            let known = see(&mut ages, name, "spec", 99);
             assert_eq!(known.created_at, Timestamp(created), "{name}");
         }
         for corrupt in [&b"not json\n"[..], b"\xff\xfe\n"] {
@@ -311,7 +356,7 @@ mod tests {
             let mut ages = Ages::open(path.clone());
             let aside = path.with_extension("json.corrupt");
             assert_eq!(fs::read(aside).unwrap(), corrupt);
-            assert_eq!(ages.see(&key("a"), "spec", 99).created_at, Timestamp(99));
+            assert_eq!(see(&mut ages, "a", "spec", 99).created_at, Timestamp(99));
             ages.save().unwrap();
         }
     }

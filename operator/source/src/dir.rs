@@ -1,8 +1,11 @@
 //! Watches a folder: inotify for speed, a rescan for certainty.
 
+mod doubts;
+mod files;
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +15,13 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::ages::{self, Ages};
-use crate::folder::{Batch, Change, Folder, Problem};
+use self::doubts::Doubts;
+pub use self::files::{OpenError, documents, load_folder};
+use self::files::{Stamp, is_blank, is_manifest, list, read};
+use self::watch::{Touched, note};
+use crate::ages::{self, Ages, Seen};
+use crate::folder::{Batch, Change, Folder};
+use crate::problem::Problem;
 
 /// A change that comes this long after the last one was given is looked at without waiting, unless a file is being
 /// written: most changes come alone. Sooner, it belongs to a burst.
@@ -26,47 +34,10 @@ const BURST_MAX: Duration = Duration::from_millis(50);
 const WRITE_MAX: Duration = Duration::from_secs(1);
 /// It is asked this often whether the folder is still the one that is watched: links to it may be swapped.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
-/// A file that changed this shortly before it was read may change again within one tick of the kernel's clock.
-const RACY: Duration = Duration::from_millis(50);
 /// The whole folder is looked at this often, in case an event was lost.
 const RESCAN: Duration = Duration::from_secs(30);
 /// ... and this often where the kernel gives no events.
 const RESCAN_WITHOUT_EVENTS: Duration = Duration::from_millis(500);
-/// Paths that are looked at one by one.
-const PATHS_MAX: usize = 4096;
-/// Largest file that is read, bytes.
-const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Depth of folders that is followed; symbolic links may lead in circles.
-const DEPTH_MAX: usize = 16;
-
-/// The folder cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("read the folder of manifests {}", folder.display())]
-pub struct OpenError {
-    folder: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-/// What tells whether a file has changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Stamp {
-    /// Whether the rest can be relied on; otherwise the file is read again at the next look.
-    settled: bool,
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified_ns: i128,
-}
-
-/// Paths that events named since the last look. Bounded: beyond [`PATHS_MAX`] everything is looked at.
-#[derive(Debug, Default)]
-struct Touched {
-    paths: BTreeSet<PathBuf>,
-    /// Files that were written to and are not closed yet: half of them is not read.
-    writing: BTreeSet<PathBuf>,
-    everything: bool,
-}
 
 /// A folder of manifests, watched.
 pub struct DirSource {
@@ -80,6 +51,7 @@ pub struct DirSource {
     unreadable: BTreeSet<PathBuf>,
     folder: Folder,
     stamps: BTreeMap<PathBuf, Stamp>,
+    doubts: Doubts,
     wake: mpsc::Receiver<()>,
     /// Keeps `wake` open where there is no watcher, so that waiting for it waits.
     sender: mpsc::Sender<()>,
@@ -118,6 +90,7 @@ impl DirSource {
             root,
             folder,
             stamps: BTreeMap::new(),
+            doubts: Doubts::default(),
             wake,
             sender,
             touched: Arc::default(),
@@ -183,13 +156,19 @@ impl DirSource {
             })
             .collect();
         self.unreadable.clear();
+        self.doubts.clear_all();
         self.follow(root);
         true
     }
 
-    /// The folder.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// The folder as it was given, which may lead elsewhere later.
+    pub fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// What is known of each object, kept up to date.
+    pub fn seen(&self) -> Seen {
+        self.folder.ages.seen()
     }
 
     /// Everything that is there. Ages of objects that are gone are forgotten.
@@ -207,6 +186,7 @@ impl DirSource {
     pub async fn next(&mut self) -> Batch {
         loop {
             let check_at = self.rescan_at.min(self.root_check_at);
+            let check_at = self.doubts.next().map_or(check_at, |at| at.min(check_at));
             if self.woken_at.is_none()
                 && let Ok(Some(())) = tokio::time::timeout_at(check_at, self.wake.recv()).await
             {
@@ -224,6 +204,8 @@ impl DirSource {
             } else if self.follow_link() || Instant::now() >= self.rescan_at {
                 self.rescan_at = Instant::now() + self.rescan;
                 self.scan()
+            } else if !self.doubts.due().is_empty() {
+                self.look()
             } else {
                 continue;
             };
@@ -272,24 +254,43 @@ impl DirSource {
         if touched.everything {
             return self.scan();
         }
+        let mut paths = touched.paths;
+        paths.extend(self.doubts.due());
         let mut changes = Vec::new();
-        for path in touched.paths {
+        for path in paths {
             match fs::metadata(&path) {
                 Ok(meta) if meta.is_file() && is_manifest(&path) => {
                     self.read(path, Stamp::of(&meta), &mut changes);
                 }
                 Ok(meta) if meta.is_file() => {}
-                Err(_) if self.stamps.remove(&path).is_some() => {
-                    changes.push((self.relative(&path), None));
-                }
+                Err(_) if self.stamps.contains_key(&path) => self.miss(path, &mut changes),
                 // A temporary file that came and went, unless files were seen below it.
-                Err(_)
-                    if is_manifest(&path) || !self.stamps.keys().any(|p| p.starts_with(&path)) => {}
+                Err(_) if is_manifest(&path) || !self.has_below(&path) => {}
                 // A folder that came, went or was moved.
                 _ => return self.scan(),
             }
         }
-        self.folder.update(changes, now())
+        self.update(changes)
+    }
+
+    fn has_below(&self, folder: &Path) -> bool {
+        let mut from = self.stamps.range(folder.to_owned()..);
+        from.next()
+            .is_some_and(|(path, _)| path.starts_with(folder))
+    }
+
+    /// A file that was there is not.
+    fn miss(&mut self, path: PathBuf, changes: &mut Vec<Change>) {
+        if self.doubts.is_believed(&path) {
+            self.stamps.remove(&path);
+            changes.push((self.relative(&path), None));
+        }
+    }
+
+    fn update(&mut self, changes: Vec<Change>) -> Batch {
+        let (root, doubts) = (&self.root, &self.doubts);
+        let doubted = |path: &Path| doubts.contains(&root.join(path));
+        self.folder.update(changes, doubted, now())
     }
 
     /// Reads a file if its stamp says that it has changed.
@@ -297,17 +298,23 @@ impl DirSource {
         if self
             .stamps
             .get(&path)
-            .is_some_and(|known| known.settled && *known == stamp.settled())
+            .is_some_and(|known| known.settled && *known == stamp.with_settled(true))
         {
+            self.doubts.clear(&path);
             return;
         }
         let content = read(&path, stamp.size);
+        let relative = self.relative(&path);
+        if content.as_ref().is_ok_and(|text| is_blank(text))
+            && self.folder.holds(&relative)
+            && !self.doubts.is_believed(&path)
+        {
+            return;
+        }
+        self.doubts.clear(&path);
         // What could not be read is tried again: a permission is no part of the stamp.
-        let stamp = Stamp {
-            settled: content.is_ok() && stamp.is_old(),
-            ..stamp
-        };
-        changes.push((self.relative(&path), Some(content)));
+        let stamp = stamp.with_settled(content.is_ok() && stamp.is_old());
+        changes.push((relative, Some(content)));
         self.stamps.insert(path, stamp);
     }
 
@@ -325,8 +332,7 @@ impl DirSource {
             .cloned()
             .collect();
         for path in gone {
-            self.stamps.remove(&path);
-            changes.push((self.relative(&path), None));
+            self.miss(path, &mut changes);
         }
         for folder in &self.unreadable {
             if !unreadable.contains_key(folder) {
@@ -340,7 +346,7 @@ impl DirSource {
         for (path, stamp) in found {
             self.read(path, stamp, &mut changes);
         }
-        self.folder.update(changes, now())
+        self.update(changes)
     }
 
     fn relative(&self, path: &Path) -> PathBuf {
@@ -354,203 +360,14 @@ impl DirSource {
     }
 }
 
-/// All objects of a folder as they are written, for people. Files that are broken are left out.
-///
-/// # Errors
-/// [`OpenError`] when it cannot be listed.
-pub fn documents(root: &Path) -> Result<Vec<operator_objects::Document>, OpenError> {
-    let (found, _) = listed(root)?;
-    let texts = found
-        .iter()
-        .filter_map(|(path, stamp)| read(path, stamp.size).ok());
-    Ok(texts
-        .flat_map(|text| operator_objects::manifest::parse(&text))
-        .filter_map(Result::ok)
-        .collect())
-}
-
-/// Reads a folder once, for offline use. Ages start now.
-///
-/// # Errors
-/// [`OpenError`] when it cannot be listed.
-pub fn load_folder(root: &Path) -> Result<Batch, OpenError> {
-    let (found, unreadable) = listed(root)?;
-    let below = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_owned);
-    let folders = unreadable
-        .into_iter()
-        .map(|(path, message)| (below(path), Some(Err(message))));
-    let files = found.into_iter().map(|(path, stamp)| {
-        let content = read(&path, stamp.size);
-        (below(path), Some(content))
-    });
-    let changes = folders.chain(files).collect();
-    Ok(Folder::default().update(changes, 0))
-}
-
-type Listed = (BTreeMap<PathBuf, Stamp>, BTreeMap<PathBuf, String>);
-
-fn listed(root: &Path) -> Result<Listed, OpenError> {
-    fs::read_dir(root).map_err(|source| OpenError {
-        folder: root.to_owned(),
-        source,
-    })?;
-    let (mut found, mut unreadable) = Listed::default();
-    list(root, 0, &mut found, &mut unreadable);
-    Ok((found, unreadable))
-}
-
-/// Notes what an event is about; whether it is about anything. Hidden names are of editors and tools, but for the `..data`
-/// link of a mounted ConfigMap, which stands for everything.
-fn note(touched: &Mutex<Touched>, root: &Path, event: notify::Result<notify::Event>) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-    let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(event) = event else {
-        touched.everything = true; // events were lost
-        return true;
-    };
-    let is_closed = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
-    if matches!(event.kind, EventKind::Access(_)) && !is_closed {
-        return false;
-    }
-    let is_written = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_)));
-    let is_gone = matches!(
-        event.kind,
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-    );
-    if event.need_rescan() {
-        // Which files were closed is not known either.
-        touched.writing.clear();
-        touched.everything = true;
-    }
-    let mut is_noted = touched.everything;
-    for path in event.paths {
-        match hidden(path.strip_prefix(root).unwrap_or(&path)) {
-            Hidden::Link => touched.everything = true,
-            Hidden::Yes => continue,
-            Hidden::No => {
-                if is_closed || is_gone {
-                    touched.writing.remove(&path);
-                } else if is_written && is_manifest(&path) {
-                    touched.writing.insert(path.clone());
-                }
-                touched.paths.insert(path);
-            }
-        }
-        is_noted = true;
-    }
-    if touched.paths.len() > PATHS_MAX || touched.writing.len() > PATHS_MAX {
-        touched.paths.clear();
-        touched.writing.clear();
-        touched.everything = true;
-    }
-    is_noted
-}
-
-/// Whether a path below the root is hidden.
-enum Hidden {
-    No,
-    Yes,
-    /// Below the folders that the `..data` link of a mounted ConfigMap leads to, or the link itself.
-    Link,
-}
-
-fn hidden(path: &Path) -> Hidden {
-    for name in path {
-        let name = name.as_encoded_bytes();
-        if name.starts_with(b"..") {
-            return Hidden::Link;
-        }
-        if name.starts_with(b".") {
-            return Hidden::Yes;
-        }
-    }
-    Hidden::No
-}
-
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-fn is_manifest(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known))
 }
 
 fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs() as i64)
-}
-
-impl Stamp {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            settled: false,
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.len(),
-            modified_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
-        }
-    }
-
-    fn settled(self) -> Self {
-        Self {
-            settled: true,
-            ..self
-        }
-    }
-
-    /// Whether the last change is long enough ago that another one would show.
-    fn is_old(self) -> bool {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .is_ok_and(|now| now.as_nanos() as i128 - self.modified_ns > RACY.as_nanos() as i128)
-    }
-}
-
-/// Finds manifests, following symbolic links. Hidden names are left out, and with them the `..data` folders of mounted
-/// ConfigMaps, whose files are seen through their links.
-fn list(
-    folder: &Path,
-    depth: usize,
-    stamps: &mut BTreeMap<PathBuf, Stamp>,
-    unreadable: &mut BTreeMap<PathBuf, String>,
-) {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) => {
-            let message = format!("cannot be listed: {error}; what was in it stays as it was");
-            unreadable.insert(folder.to_owned(), message);
-            return;
-        }
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        // Gone in between, or a dangling link: not there.
-        let Ok(meta) = fs::metadata(&path) else {
-            continue;
-        };
-        if meta.is_dir() {
-            if depth < DEPTH_MAX {
-                list(&path, depth + 1, stamps, unreadable);
-            }
-        } else if is_manifest(&path) {
-            stamps.insert(path, Stamp::of(&meta));
-        }
-    }
-}
-
-fn read(path: &Path, size: u64) -> Result<String, String> {
-    if size > FILE_BYTES_MAX {
-        return Err(format!(
-            "has {size} bytes; a file may have {FILE_BYTES_MAX}: split it"
-        ));
-    }
-    fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
 }
 
 #[cfg(test)]

@@ -188,6 +188,75 @@ async fn a_renamed_file_is_the_same_object_and_nothing_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_save_that_takes_the_file_away_or_empties_it_first_deletes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("a.yaml");
+    fs::write(&path, SERVICE).unwrap();
+    let (mut source, _data) = opened(root.path());
+    let key = api::ObjectKey::new("", "Service", "team", "a");
+    let uid = source.seen().get(&key).unwrap().uid;
+    source.doubts.believed_after = Duration::from_secs(10);
+    for (port, is_emptied) in [("81", false), ("82", true), ("83", false)] {
+        if is_emptied {
+            fs::write(&path, "# to be written\n").unwrap();
+        } else {
+            fs::rename(&path, root.path().join("a.yaml~")).unwrap();
+        }
+        // It is looked at, alone, and not believed.
+        let waited = tokio::time::timeout(Duration::from_millis(20), source.next()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        fs::write(&path, SERVICE.replace("80", port)).unwrap();
+        let batch = next(&mut source).await;
+        assert!(
+            matches!(batch.events[..], [operator_objects::spec::Event::Apply(_)]),
+            "{batch:?}"
+        );
+    }
+    let seen = source.seen().get(&key).unwrap();
+    assert_eq!((seen.uid, seen.generation), (uid, 4));
+    // What stays away is gone.
+    source.doubts.believed_after = Duration::from_millis(10);
+    fs::remove_file(&path).unwrap();
+    let batch = next(&mut source).await;
+    assert!(
+        matches!(batch.events[..], [operator_objects::spec::Event::Delete(_)]),
+        "{batch:?}"
+    );
+    assert_eq!(source.seen().get(&key), None);
+}
+
+#[tokio::test]
+async fn a_file_that_stays_empty_has_lost_its_objects() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("a.yaml");
+    fs::write(&path, SERVICE).unwrap();
+    let (mut source, _data) = opened(root.path());
+    fs::write(&path, "---\n").unwrap();
+    let batch = next(&mut source).await;
+    assert!(
+        matches!(batch.events[..], [operator_objects::spec::Event::Delete(_)]),
+        "{batch:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_new_file_is_looked_at_at_once_while_another_is_doubted() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a.yaml"), SERVICE).unwrap();
+    let (mut source, _data) = opened(root.path());
+    fs::remove_file(root.path().join("a.yaml")).unwrap();
+    let text = SERVICE.replace("name: a", "name: b");
+    fs::write(root.path().join(".b"), text).unwrap();
+    fs::rename(root.path().join(".b"), root.path().join("b.yaml")).unwrap();
+    let batch = next(&mut source).await;
+    let names: Vec<String> = batch.changed.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["Service team/b"]);
+    let batch = next(&mut source).await;
+    let names: Vec<String> = batch.changed.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["Service team/a"]);
+}
+
+#[tokio::test]
 async fn a_folder_behind_a_link_that_is_swapped_is_followed() {
     let above = tempfile::tempdir().unwrap();
     for (folder, port) in [("one", "80"), ("two", "81")] {

@@ -45,8 +45,8 @@ impl Loaded {
             let event = match decode(&document, &provenance) {
                 Decoded::Object(object) => Event::Apply(object),
                 Decoded::Rejected(rejected) => Event::Reject(rejected),
-                Decoded::Ignored(why) => {
-                    self.notes.push(format!("{}: {why}", document.key()));
+                Decoded::Ignored { message, .. } => {
+                    self.notes.push(format!("{}: {message}", document.key()));
                     continue;
                 }
             };
