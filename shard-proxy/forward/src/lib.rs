@@ -28,7 +28,6 @@ mod hygiene;
 mod listening;
 mod log;
 mod metrics;
-mod path;
 mod plane;
 mod request;
 mod respond;
