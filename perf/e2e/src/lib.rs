@@ -109,6 +109,15 @@ impl Up {
         self.wait_for_line("up: ready");
     }
 
+    /// An address of this test's own range, for `spec.addresses`; those from 200 on are never given by themselves here.
+    pub fn address(&self, last: u8) -> String {
+        format!(
+            "127.{}.{}.{last}",
+            100 + std::process::id() % 100,
+            self.range
+        )
+    }
+
     /// What it has printed so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
