@@ -69,6 +69,11 @@ impl Rule {
     }
 }
 
+thread_local! {
+    /// The functions of the language: to register them costs more than most rules.
+    static FUNCTIONS: Context<'static, 'static> = Context::default();
+}
+
 /// Rules that compiled and then could not be evaluated for some object. Bounded by the rules that there are.
 static FAILED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -158,16 +163,18 @@ impl Node {
         if !self.rules.is_empty()
             && let Ok(own) = cel::to_value(self.escaped(value))
         {
-            let mut context = Context::default();
-            context.add_variable_from_value("self", own);
-            for rule in &self.rules {
-                if rule.holds(&context) == Some(false) {
-                    violations.push(Violation {
-                        field: field.clone(),
-                        message: rule.message.clone(),
-                    });
+            FUNCTIONS.with(|functions| {
+                let mut context = functions.new_inner_scope();
+                context.add_variable_from_value("self", own);
+                for rule in &self.rules {
+                    if rule.holds(&context) == Some(false) {
+                        violations.push(Violation {
+                            field: field.clone(),
+                            message: rule.message.clone(),
+                        });
+                    }
                 }
-            }
+            });
         }
         let length = field.len();
         match value {
