@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{GatewayKey, ObjectKey, Revision};
+use api::{BackendKey, GatewayKey, ObjectKey, Revision};
 use api_snapshot::view::SnapshotView;
-use api_snapshot::{Op, SetHash};
+use api_snapshot::{FactKey, Op, SetHash};
 use api_telemetry::admin::Reply;
 use api_telemetry::metrics::{DurationHistogram, HistogramValue, Sink, Source};
 use api_telemetry::{names, prometheus};
@@ -54,6 +54,7 @@ const PATHS: &[&str] = &[
     "/api/v1/problems",
     "/api/v1/bindings",
     "/api/v1/entries/NAMESPACE/NAME",
+    "/api/v1/backends/NAMESPACE/NAME/PORT",
 ];
 
 impl View {
@@ -95,6 +96,9 @@ impl View {
             _ => {
                 if let Some(object) = path.strip_prefix("/api/v1/objects/") {
                     return self.object(object);
+                }
+                if let Some(backend) = path.strip_prefix("/api/v1/backends/") {
+                    return self.backend(backend);
                 }
                 match path
                     .strip_prefix("/api/v1/entries/")
@@ -155,6 +159,27 @@ impl View {
                 StatusCode::NOT_FOUND,
                 format!("{key} is not in the folder\n"),
             ),
+        }
+    }
+
+    /// The fact of one backend, `NAMESPACE/NAME/PORT`, as CBOR.
+    fn backend(&self, path: &str) -> Reply {
+        let parts: Vec<&str> = path.split('/').collect();
+        let key = match parts[..] {
+            [namespace, name, port] => port
+                .parse()
+                .ok()
+                .map(|port| BackendKey::new(namespace, name, port)),
+            _ => None,
+        };
+        let Some(key) = key else {
+            return Reply::not_found(PATHS);
+        };
+        let snapshot = self.machine.snapshot.read();
+        let fact = api_snapshot::encode(&FactKey::Backend(key));
+        match snapshot.facts().value(&fact) {
+            Some(value) => Reply::bytes(value.to_vec()),
+            None => Reply::text(StatusCode::NOT_FOUND, "no route leads there\n"),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -47,6 +48,29 @@ impl Client {
 
     /// The body of `GET path`.
     pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
+        let (status, body) = self.ask(path).await?;
+        if !status.is_success() {
+            bail!(
+                "operator answered {status}: {}",
+                String::from_utf8_lossy(&body).trim()
+            );
+        }
+        Ok(body)
+    }
+
+    /// The body of `GET path`; none when the operator has no such thing.
+    pub(crate) async fn bytes_if_any(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
+        match self.ask(path).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) if status.is_success() => Ok(Some(body)),
+            (status, body) => bail!(
+                "operator answered {status}: {}",
+                String::from_utf8_lossy(&body).trim()
+            ),
+        }
+    }
+
+    async fn ask(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let ask = async {
             let stream = TcpStream::connect(self.admin).await?;
             let (mut sender, connection) =
@@ -59,13 +83,7 @@ impl Client {
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();
             driver.abort();
-            if !status.is_success() {
-                bail!(
-                    "operator answered {status}: {}",
-                    String::from_utf8_lossy(&body).trim()
-                );
-            }
-            Ok(body)
+            Ok((status, body))
         };
         tokio::time::timeout(TIMEOUT, ask)
             .await

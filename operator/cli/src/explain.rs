@@ -1,14 +1,18 @@
 //! `explain`: the shard's own table, asked with a request that is not sent.
 
+mod question;
+mod text;
+
 use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
 use api::{BackendKey, GatewayKey, Revision};
-use api_snapshot::{Op, SetHash};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use api_snapshot::{Fact, Op, SetHash};
 use serde_json::Value;
-use shard_proxy_table::{CompiledFilter, Outcome, RequestView, SubTable};
+use shard_proxy_table::{Match, Outcome, SubTable};
 
+use self::question::Question;
+use self::text::{backend_text, filter_text};
 use crate::client::Client;
 
 /// Explains where a request would go.
@@ -19,59 +23,32 @@ pub(crate) async fn explain(
     headers: &[String],
     gateway: Option<&str>,
 ) -> anyhow::Result<String> {
-    let method = Method::from_bytes(method.to_uppercase().as_bytes()).context("read the method")?;
-    let uri: Uri = url
-        .parse()
-        .with_context(|| format!("read the URL {url:?}"))?;
-    let mut host = uri
-        .host()
-        .context("the URL needs a host: http://HOST/PATH")?
-        .to_ascii_lowercase();
-    let tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let mut map = HeaderMap::new();
-    for header in headers {
-        let (name, value) = header
-            .split_once(':')
-            .with_context(|| format!("{header:?} is not NAME: VALUE"))?;
-        if name.eq_ignore_ascii_case("host") {
-            host = value
-                .trim()
-                .split(':')
-                .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase();
-            continue;
-        }
-        map.append(
-            HeaderName::from_bytes(name.trim().as_bytes())?,
-            HeaderValue::from_str(value.trim())?,
-        );
-    }
-    let path = if uri.path().is_empty() {
-        "/"
-    } else {
-        uri.path()
+    let question = Question::read(method, url, headers)?;
+    let Some(path) = &question.path else {
+        return Ok(format!(
+            "path       {} is refused by every Gateway, peers read it in different ways: 400\n",
+            question.raw_path
+        ));
     };
-    let request = RequestView {
-        host: &host,
-        path,
-        query: uri.query(),
-        method: &method,
-        headers: &map,
-    };
+    let request = question.request(path);
     let mut out = String::new();
-    let candidates = candidates(client, gateway, uri.host().unwrap_or_default()).await?;
     let mut tried = 0;
-    for gateway in candidates {
-        let (table, ports) = table(client, &gateway).await?;
+    for key in candidates(client, gateway, &question.connects_to).await? {
+        // One of many that is not served, as it never had a valid form, is no answer to the question.
+        let Some((table, ports)) = table(client, &key).await? else {
+            if gateway.is_some() {
+                bail!("gateway {key} is not served; see shardway get gateway -o yaml");
+            }
+            continue;
+        };
+        let port = question.port;
         let Some((listener_port, public)) = ports
             .iter()
             .find(|(own, public)| *own == port || *public == port)
         else {
             continue;
         };
-        if table.port_is_tls(*listener_port) != Some(tls) {
+        if table.port_is_tls(*listener_port) != Some(question.is_tls) {
             continue;
         }
         tried += 1;
@@ -79,9 +56,12 @@ pub(crate) async fn explain(
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "gateway    {gateway} (revision {}), port {listener_port} bound as {public}",
+            "gateway    {key} (revision {}), port {listener_port} bound as {public}",
             table.revision()
         );
+        if *path != question.raw_path {
+            let _ = writeln!(out, "path       {} is read as {path}", question.raw_path);
+        }
         let _ = writeln!(
             out,
             "listener   {}",
@@ -92,33 +72,8 @@ pub(crate) async fn explain(
         );
         match table.route(*listener_port, &request) {
             Outcome::Matched(found) => {
-                let _ = writeln!(
-                    out,
-                    "route      {} rules[{}]{}",
-                    found.rule.route,
-                    found.rule.index,
-                    found
-                        .rule
-                        .name
-                        .as_deref()
-                        .map(|n| format!(" ({n})"))
-                        .unwrap_or_default()
-                );
-                let _ = writeln!(
-                    out,
-                    "match      {}",
-                    explanation.matched.as_deref().unwrap_or_default()
-                );
-                for filter in &found.rule.filters {
-                    let _ = writeln!(out, "filter     {}", filter_text(filter));
-                }
-                for backend in &found.rule.backends {
-                    let target = backend
-                        .target
-                        .as_ref()
-                        .map_or_else(|| "invalid reference: 500".to_owned(), ToString::to_string);
-                    let _ = writeln!(out, "backend    {target} weight {}", backend.weight);
-                }
+                let matched = explanation.matched.as_deref().unwrap_or_default();
+                out.push_str(&rule(client, &found, matched).await?);
             }
             _ => {
                 let _ = writeln!(out, "route      none: 404");
@@ -133,11 +88,70 @@ pub(crate) async fn explain(
     }
     if tried == 0 {
         bail!(
-            "no gateway has port {port} with{} TLS; name one by --gateway NAMESPACE/NAME",
-            if tls { "" } else { "out" }
+            "no gateway has port {} with{} TLS; name one by --gateway NAMESPACE/NAME",
+            question.port,
+            if question.is_tls { "" } else { "out" }
         );
     }
     Ok(out)
+}
+
+/// What the rule that was found does.
+async fn rule(
+    client: &Client,
+    found: &Match<'_, BackendKey>,
+    matched: &str,
+) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let name = found.rule.name.as_deref().map(|name| format!(" ({name})"));
+    let _ = writeln!(
+        out,
+        "route      {} rules[{}]{}",
+        found.rule.route,
+        found.rule.index,
+        name.unwrap_or_default()
+    );
+    let _ = writeln!(out, "match      {matched}");
+    for filter in &found.rule.filters {
+        let _ = writeln!(out, "filter     {}", filter_text(filter));
+    }
+    for backend in &found.rule.backends {
+        let Some(key) = &backend.target else {
+            let weight = backend.weight;
+            let _ = writeln!(out, "backend    invalid reference: 500, weight {weight}");
+            continue;
+        };
+        let endpoints = match endpoints(client, key).await? {
+            Some(fact) => backend_text(&fact),
+            None => "its endpoints are not known".to_owned(),
+        };
+        let _ = writeln!(
+            out,
+            "backend    {key} weight {}: {endpoints}",
+            backend.weight
+        );
+        for filter in &backend.filters {
+            let _ = writeln!(out, "  filter   {}", filter_text(filter));
+        }
+    }
+    Ok(out)
+}
+
+async fn endpoints(
+    client: &Client,
+    key: &BackendKey,
+) -> anyhow::Result<Option<api_snapshot::facts::Backend>> {
+    let path = format!(
+        "/api/v1/backends/{}/{}/{}",
+        key.namespace, key.name, key.port
+    );
+    let Some(bytes) = client.bytes_if_any(&path).await? else {
+        return Ok(None);
+    };
+    Ok(match api_snapshot::decode("fact", &bytes)? {
+        Fact::Backend(backend) => Some(backend),
+        _ => None,
+    })
 }
 
 /// The Gateway that is named, the one with the URL's address, or all.
@@ -182,40 +196,22 @@ async fn candidates(
     }
 }
 
+/// The table of a Gateway, and where its ports are bound; none for one that is not served.
 async fn table(
     client: &Client,
     gateway: &GatewayKey,
-) -> anyhow::Result<(SubTable<BackendKey>, Vec<(u16, u16)>)> {
-    let bytes = client
-        .bytes(&format!(
-            "/api/v1/entries/{}/{}",
-            gateway.namespace, gateway.name
-        ))
-        .await?;
+) -> anyhow::Result<Option<(SubTable<BackendKey>, Vec<(u16, u16)>)>> {
+    let path = format!("/api/v1/entries/{}/{}", gateway.namespace, gateway.name);
+    let Some(bytes) = client.bytes_if_any(&path).await? else {
+        return Ok(None);
+    };
     let (revision, ops, hash, ports): (Revision, Vec<Op>, SetHash, Vec<(u16, u16)>) =
         api_snapshot::decode("entries", &bytes)?;
     let table = SubTable::empty(gateway.clone())
         .apply(Revision(0), revision, true, &ops, hash, &mut Clone::clone)
         .with_context(|| format!("build the table of gateway {gateway}"))?;
-    Ok((table, ports))
+    Ok(Some((table, ports)))
 }
 
-fn filter_text(filter: &CompiledFilter) -> String {
-    match filter {
-        CompiledFilter::RequestHeaders(ops) => format!(
-            "request headers: {} set, {} added, {} removed",
-            ops.set.len(),
-            ops.add.len(),
-            ops.remove.len()
-        ),
-        CompiledFilter::ResponseHeaders(ops) => format!(
-            "response headers: {} set, {} added, {} removed",
-            ops.set.len(),
-            ops.add.len(),
-            ops.remove.len()
-        ),
-        CompiledFilter::Redirect(redirect) => format!("redirect {} {redirect:?}", redirect.status),
-        CompiledFilter::Rewrite(rewrite) => format!("{rewrite:?}"),
-        CompiledFilter::Fail(status) => format!("cannot be served: {status}"),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,10 @@
-//! `get` and `wait`: objects of the source's folder, with the statuses that the operator has.
+//! `get`: objects of the source's folder, with the statuses that the operator has.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::objects::{conditions, kind, list, objects, text};
 use crate::table::{or_none, render};
 
 /// Form of the output.
@@ -21,26 +18,6 @@ pub(crate) enum Output {
     Wide,
 }
 
-type Id = (String, String, String);
-
-/// Kinds by the names that kubectl takes.
-fn kind(name: &str) -> anyhow::Result<&'static str> {
-    Ok(match name.to_ascii_lowercase().as_str() {
-        "gatewayclass" | "gatewayclasses" | "gc" => "GatewayClass",
-        "gateway" | "gateways" | "gtw" => "Gateway",
-        "httproute" | "httproutes" => "HTTPRoute",
-        "referencegrant" | "referencegrants" | "refgrant" => "ReferenceGrant",
-        "service" | "services" | "svc" => "Service",
-        "endpointslice" | "endpointslices" => "EndpointSlice",
-        "namespace" | "namespaces" | "ns" => "Namespace",
-        "secret" | "secrets" => "Secret",
-        "configmap" | "configmaps" | "cm" => "ConfigMap",
-        _ => bail!(
-            "unknown kind {name:?}; there are gatewayclass, gateway, httproute, referencegrant, service, endpointslice, namespace, secret, configmap"
-        ),
-    })
-}
-
 /// Objects of some kinds.
 pub(crate) async fn get(
     client: &Client,
@@ -49,7 +26,8 @@ pub(crate) async fn get(
     namespace: Option<&str>,
     output: Option<Output>,
 ) -> anyhow::Result<String> {
-    let objects = objects(client).await?;
+    let is_whole = matches!(output, Some(Output::Yaml | Output::Json));
+    let objects = objects(client, is_whole).await?;
     let mut texts = Vec::new();
     for kind_name in kinds.split(',') {
         let kind = kind(kind_name)?;
@@ -79,117 +57,6 @@ pub(crate) async fn get(
         });
     }
     Ok(texts.join("\n"))
-}
-
-/// Waits for a condition of an object's newest generation.
-pub(crate) async fn wait(
-    client: &Client,
-    kind_name: &str,
-    namespace: &str,
-    name: &str,
-    condition: &str,
-    timeout: Duration,
-) -> anyhow::Result<String> {
-    let kind = kind(kind_name)?;
-    let began = Instant::now();
-    let mut poll = tokio::time::interval(Duration::from_millis(20));
-    let mut last = "not found".to_owned();
-    while began.elapsed() < timeout {
-        poll.tick().await;
-        let statuses = statuses(client).await?;
-        let Some(status) = statuses.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned()))
-        else {
-            continue;
-        };
-        let parents: Vec<&Value> = match status.get("parents").and_then(Value::as_array) {
-            Some(parents) => parents.iter().collect(),
-            None => vec![status],
-        };
-        let newest = parents
-            .iter()
-            .flat_map(|p| conditions(p))
-            .filter_map(|c| c["observedGeneration"].as_i64())
-            .max();
-        let met: Vec<&Value> = parents
-            .iter()
-            .flat_map(|parent| conditions(parent))
-            .filter(|c| c["type"] == condition)
-            .collect();
-        if !met.is_empty()
-            && met
-                .iter()
-                .all(|c| c["status"] == "True" && c["observedGeneration"].as_i64() == newest)
-        {
-            return Ok(format!(
-                "{kind} {namespace}/{name} {condition}: {}\n",
-                met[0]["message"].as_str().unwrap_or_default()
-            ));
-        }
-        last = met.first().map_or_else(
-            || format!("no condition {condition}"),
-            |c| {
-                format!(
-                    "{} {}",
-                    c["reason"].as_str().unwrap_or_default(),
-                    c["message"].as_str().unwrap_or_default()
-                )
-            },
-        );
-    }
-    bail!(
-        "{kind} {namespace}/{name} has not reached {condition} within {} s: {last}",
-        timeout.as_secs()
-    )
-}
-
-async fn statuses(client: &Client) -> anyhow::Result<BTreeMap<Id, Value>> {
-    let list: Vec<Value> = client.json("/api/v1/statuses").await?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(list
-        .into_iter()
-        .map(|mut item| {
-            let status = item["status"].take();
-            (
-                (
-                    text(&item["kind"]),
-                    text(&item["namespace"]),
-                    text(&item["name"]),
-                ),
-                status,
-            )
-        })
-        .collect())
-}
-
-/// Objects of the folder with their statuses. Keys of Secrets are left out.
-async fn objects(client: &Client) -> anyhow::Result<BTreeMap<Id, Value>> {
-    let info: Value = client.json("/api/v1/info").await?;
-    let folder = info["source"]
-        .as_str()
-        .context("the operator has no folder as its source")?;
-    let mut statuses = statuses(client).await?;
-    let mut objects = BTreeMap::new();
-    for document in operator_source::documents(Path::new(folder))? {
-        let mut object = document.object;
-        let id = (document.kind, document.namespace, document.name);
-        if let Some(fields) = object.as_object_mut() {
-            for secret in ["data", "stringData"] {
-                if id.0 == "Secret" {
-                    fields.remove(secret);
-                }
-            }
-            if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut)
-                && !id.1.is_empty()
-            {
-                metadata.insert("namespace".into(), json!(id.1));
-            }
-            if let Some(status) = statuses.remove(&id) {
-                fields.insert("status".into(), status);
-            }
-        }
-        objects.entry(id).or_insert(object);
-    }
-    Ok(objects)
 }
 
 fn one_or_list(found: &[&Value]) -> Value {
@@ -344,16 +211,4 @@ fn others(found: &[&Value]) -> String {
 
 fn condition<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
     conditions(status).find(|condition| condition["type"] == name)
-}
-
-fn conditions(status: &Value) -> impl Iterator<Item = &Value> {
-    list(&status["conditions"])
-}
-
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

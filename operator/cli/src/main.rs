@@ -3,9 +3,12 @@
 mod client;
 mod explain;
 mod get;
+mod notes;
+mod objects;
 mod status;
 mod table;
 mod translate;
+mod wait;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,22 +63,19 @@ enum Command {
         #[arg(short, long, value_enum)]
         output: Option<Output>,
     },
-    /// Waits until the newest generation of an object has a condition
+    /// Waits until an object has a condition in the form that it has in the folder now
     Wait {
         /// Kind
         kind: String,
         /// Name
         name: String,
-        /// Namespace
-        #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-        namespace: String,
-        /// Condition that must be True at each parent or on the object
-        #[arg(
-            long = "for",
-            value_name = "CONDITION",
-            default_value = "shardway.dev/Propagated"
-        )]
-        condition: String,
+        /// Namespace; default when left out
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+        /// Condition that must be True on the object, or at each parent of a route; when left out, Accepted of a gatewayclass,
+        /// Programmed of a gateway, shardway.dev/Propagated of a route
+        #[arg(long = "for", value_name = "CONDITION")]
+        condition: Option<String>,
         /// How long to wait, seconds
         #[arg(long, value_name = "S", default_value_t = 30)]
         timeout: u64,
@@ -143,12 +143,12 @@ async fn main() -> anyhow::Result<()> {
             condition,
             timeout,
         } => {
-            get::wait(
+            wait::wait(
                 &client,
                 &kind,
-                &namespace,
+                namespace.as_deref(),
                 &name,
-                &condition,
+                condition.as_deref(),
                 Duration::from_secs(timeout),
             )
             .await?

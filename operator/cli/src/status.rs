@@ -5,7 +5,12 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::notes::notes;
+use crate::objects::documents;
 use crate::table::render;
+
+/// Notes that are shown; a folder may be full of kinds that are not looked at.
+const NOTES_MAX: usize = 20;
 
 /// How the operator and its shards are.
 pub(crate) async fn status(client: &Client) -> anyhow::Result<String> {
@@ -39,8 +44,23 @@ pub(crate) async fn status(client: &Client) -> anyhow::Result<String> {
     out.push('\n');
     out.push_str(&shards(client).await?);
     let problems: Vec<Value> = client.json("/api/v1/problems").await?;
-    for problem in problems.iter().filter(|problem| problem["error"] == true) {
+    let is_error = |problem: &&Value| problem["error"] == true;
+    for problem in problems.iter().filter(is_error) {
         let _ = write!(out, "\nproblem: {}\n", plain(&problem["message"]));
+    }
+    let said: Vec<String> = problems
+        .iter()
+        .filter(|problem| !is_error(problem))
+        .map(|problem| plain(&problem["message"]))
+        .collect();
+    // A folder that cannot be read from here is no reason to show nothing.
+    let documents = documents(client).await.unwrap_or_default();
+    let all: Vec<String> = said.into_iter().chain(notes(&documents)).collect();
+    for note in all.iter().take(NOTES_MAX) {
+        let _ = write!(out, "\nnote: {note}\n");
+    }
+    if all.len() > NOTES_MAX {
+        let _ = write!(out, "\nand {} more notes\n", all.len() - NOTES_MAX);
     }
     Ok(out)
 }

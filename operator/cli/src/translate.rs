@@ -46,6 +46,7 @@ pub(crate) fn run(folder: &Path, output: Output) -> anyhow::Result<()> {
         .count();
     let view = json!({
         "problems": problems,
+        "notes": crate::notes::notes(&operator_source::documents(folder)?),
         "snapshot": {"gateways": gateways, "backends": backends, "certificates": certificates},
         "statuses": statuses,
     });
