@@ -53,6 +53,15 @@ pub struct Up {
 impl Up {
     /// Starts `up` on a copy of an example, at addresses and echo ports of its own.
     pub fn start(example: &str) -> Self {
+        Self::start_at(example, None)
+    }
+
+    /// The same with a data folder elsewhere.
+    pub fn start_in(example: &str, data: PathBuf) -> Self {
+        Self::start_at(example, Some(data))
+    }
+
+    fn start_at(example: &str, data: Option<PathBuf>) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         // Beside other test programs and a user's own `up`: 127.(100 + pid part).N.0/24.
         let range = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +88,7 @@ impl Up {
         let mut up = Self {
             child: None,
             folder,
-            data: root.path().join("data"),
+            data: data.unwrap_or_else(|| root.path().join("data")),
             output: root.path().join("output"),
             bin,
             range,
@@ -209,20 +218,16 @@ impl Up {
     /// Process ids of the children whose command line has a text.
     pub fn children(&self, text: &str) -> Vec<u32> {
         let parent = self.child.as_ref().map_or(0, Child::id);
-        fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-            .filter(|pid| {
+        processes()
+            .filter(|(pid, line)| {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let of = stat
                     .rsplit(')')
                     .next()
                     .and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
-                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
                 of == Some(parent) && line.contains(text)
             })
+            .map(|(pid, _)| pid)
             .collect()
     }
 
@@ -241,6 +246,41 @@ impl Up {
         self.shell(&format!("kill -INT {}", child.id()));
         wait_for("the end of up", || child.try_wait().unwrap()).code()
     }
+}
+
+impl Up {
+    /// Ends it at once, with its children.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let pid = child.id();
+        wait_for("the end of the children", || {
+            // They are another parent's now; their data folder tells them apart.
+            let data = self.data.to_string_lossy().into_owned();
+            let left = processes().any(|(_, line)| line.contains(&data) && !line.contains("curl"));
+            (!left && pid > 0).then_some(())
+        });
+    }
+}
+
+/// Process ids with their command lines.
+fn processes() -> impl Iterator<Item = (u32, String)> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+}
+
+/// Resident memory of a process, MiB.
+pub fn rss_mib(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = text.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+    pages.unwrap_or(0.0) * 4096.0 / 1_048_576.0
 }
 
 impl Drop for Up {
