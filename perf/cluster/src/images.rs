@@ -1,13 +1,14 @@
 //! Which images the cluster has, and how they get into it. There is no registry: what is not imported does not start.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use crate::Cluster;
 use crate::archive::Image;
 use crate::containerd::ctr;
+use crate::process;
 
 /// The image that holds a pod's namespaces.
 pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10";
@@ -16,17 +17,34 @@ pub(crate) const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.12.2";
 /// Repository of the conformance suite's backend.
 const ECHO: &str = "registry.k8s.io/gateway-api/echo-basic:";
 
-/// Imports what the cluster and the conformance suite need.
+/// Imports what the cluster and the conformance suite need. Archives are kept for the next cluster.
 pub(crate) fn load_own(cluster: &Cluster) -> anyhow::Result<()> {
-    let bin = cluster.bin();
-    for image in [
-        Image::of_go(vec![PAUSE.into()], bin.join("pause")),
-        Image::of_go(vec![COREDNS.into()], bin.join("coredns")),
-        Image::of_go(echo_names(cluster)?, bin.join("echo-basic")),
+    for (program, names) in [
+        ("pause", vec![PAUSE.to_owned()]),
+        ("coredns", vec![COREDNS.to_owned()]),
+        ("echo-basic", echo_names(cluster)?),
     ] {
-        import(cluster, &image)?;
+        let archive = kept(cluster, program, names)?;
+        import(cluster, &archive).with_context(|| format!("import the image of {program}"))?;
     }
     Ok(())
+}
+
+/// The archive of a program that was built for the cluster; written anew when the program or the names changed.
+fn kept(cluster: &Cluster, program: &str, names: Vec<String>) -> anyhow::Result<PathBuf> {
+    let folder = cluster.home().join("images");
+    fs::create_dir_all(&folder)?;
+    let archive = folder.join(format!("{program}.tar"));
+    let stamp = folder.join(format!("{program}.stamp"));
+    let program = cluster.bin().join(program);
+    let metadata = fs::metadata(&program).with_context(|| format!("read {}", program.display()))?;
+    let wanted = format!("{} {:?} {names:?}", metadata.len(), metadata.modified()?);
+    if !archive.exists() || fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        let _ = fs::remove_file(&stamp);
+        fs::write(&archive, Image::of_go(names, program).archive(&folder)?)?;
+        fs::write(&stamp, wanted)?;
+    }
+    Ok(archive)
 }
 
 /// Makes an image of programs and imports it under a name with a tag; the first program is what it runs.
@@ -40,7 +58,17 @@ pub fn load(cluster: &Cluster, name: &str, programs: &[PathBuf]) -> anyhow::Resu
     if !tagged {
         bail!("{name}: want NAME:TAG");
     }
-    import(cluster, &Image::of_rust(&full_name(name), programs))
+    if process::find(cluster, "containerd").is_none() {
+        bail!("the cluster is not up");
+    }
+    let folder = cluster.state().join("images");
+    fs::create_dir_all(&folder)?;
+    let archive = folder.join("import.tar");
+    let content = Image::of_rust(&full_name(name), programs).archive(&folder)?;
+    fs::write(&archive, content)?;
+    import(cluster, &archive).with_context(|| format!("import the image {name}"))?;
+    fs::remove_file(&archive)?;
+    Ok(())
 }
 
 /// Names of the images that the cluster has.
@@ -58,19 +86,8 @@ pub fn list(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn import(cluster: &Cluster, image: &Image) -> anyhow::Result<()> {
-    let folder = cluster.state().join("images");
-    fs::create_dir_all(&folder)?;
-    let archive = folder.join("import.tar");
-    let written = image
-        .archive(&folder)
-        .and_then(|bytes| Ok(fs::write(&archive, bytes)?));
-    written.with_context(|| format!("make the image {}", image.names.join(", ")))?;
-    let file = archive.to_string_lossy();
-    ctr(cluster, &["images", "import", &file])
-        .with_context(|| format!("import the image {}", image.names.join(", ")))?;
-    fs::remove_file(&archive)?;
-    Ok(())
+fn import(cluster: &Cluster, archive: &Path) -> anyhow::Result<()> {
+    ctr(cluster, &["images", "import", &archive.to_string_lossy()]).map(drop)
 }
 
 /// The backend under each tag that the suite's manifests name.

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use perf_cluster::{Cluster, down, images, process, status, up};
 
@@ -73,6 +73,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("needs root: it makes namespaces, mounts and cgroups");
+    }
     let program = std::env::current_exe().context("find this program")?;
     let programs = program.parent().context("find this program's folder")?;
     let home = match &flags.home {

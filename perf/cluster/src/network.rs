@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::address::{NODE, NODE_6};
@@ -56,9 +56,6 @@ impl Before {
 /// Makes the namespace. There is no dummy device everywhere, so a pair of links carries the node's addresses; nothing is
 /// at its other end.
 pub(crate) fn create(name: &str) -> anyhow::Result<()> {
-    if exists(name) {
-        bail!("a network namespace {name} is there already; was it made by something else?");
-    }
     run("ip", &["netns", "add", name])?;
     inside(name, || {
         // A route for pods, and no second of waiting for an IPv6 address that nobody else can have.

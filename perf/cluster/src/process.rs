@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
 use serde_json::{Value, json};
 
 use crate::Cluster;
@@ -33,7 +35,9 @@ impl Process {
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?;
         let started = fields.nth(18)?.parse().ok()?;
-        (state != "Z" && state != "X").then_some(Self { id, started })
+        // The first thread of a program that is killed may be over before the others are.
+        let over = matches!(state, "Z" | "X") && threads(id) < 2;
+        (!over).then_some(Self { id, started })
     }
 
     /// Whether it still runs.
@@ -60,12 +64,14 @@ impl Process {
         if self.runs() {
             return false;
         }
-        if let Some(pid) = Pid::from_raw(self.id) {
-            // No child of this process: then its parent sees to it.
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
-        }
-        true
+        // An error says that it is no child of this process: then its parent sees to it.
+        !Pid::from_raw(self.id)
+            .is_some_and(|pid| matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)))
     }
+}
+
+fn threads(id: i32) -> usize {
+    fs::read_dir(format!("/proc/{id}/task")).map_or(0, Iterator::count)
 }
 
 /// Ends processes: all are asked at once, and killed when the time is over.

@@ -101,6 +101,8 @@ pub(crate) fn build(cluster: &Cluster, progress: &mut Progress) -> anyhow::Resul
         {
             continue;
         }
+        output(Command::new("go").arg("version"))
+            .context("programs of Kubernetes are built with Go; install Go 1.26 or newer")?;
         progress.note(&format!(
             "building {} (the first time takes minutes)",
             module.name

@@ -35,10 +35,16 @@ pub fn up(cluster: &Cluster, programs: &Path) -> anyhow::Result<()> {
         down::take_down(cluster, &mut progress)?;
     }
     start(cluster, &programs, &mut progress)
-        .with_context(|| format!("logs are in {}", cluster.state().join("log").display()))
 }
 
 fn start(cluster: &Cluster, programs: &Path, progress: &mut Progress) -> anyhow::Result<()> {
+    // Before there is any state: what has state is taken down without asking whose it is.
+    if network::exists(cluster.name()) {
+        bail!(
+            "a network namespace {} is there already, made by something else or by a cluster with another --home; take another --name",
+            cluster.name()
+        );
+    }
     let state = cluster.state();
     for folder in ["run", "log", "volumes"] {
         fs::create_dir_all(state.join(folder))

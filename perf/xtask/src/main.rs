@@ -35,6 +35,12 @@ enum Task {
     Check,
     /// Write the Gateway API's types from its CRDs
     Codegen,
+    /// A real Kubernetes on this machine: up, down, status, load-image; as root
+    Cluster {
+        /// Command of shardway-cluster, then its flags (--help names them)
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Measure: hosts, propagation, change, proxy
     Bench {
         /// Name of the benchmark, then its flags
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
         Task::Test => test::all(),
         Task::Check => test::quick(),
         Task::Codegen => run(Command::new(root().join("api/gateway-types/codegen.sh"))),
+        Task::Cluster { arguments } => cluster(arguments),
         Task::Bench { arguments } => bench(arguments),
     };
     match done {
@@ -90,6 +97,39 @@ fn up(arguments: Vec<OsString>) -> Result<(), String> {
     command.args(arguments);
     // This process becomes that one: signals reach it and nobody else is in between.
     Err(format!("start shardway-up: {}", command.exec()))
+}
+
+/// What the node of a cluster is made of beside Kubernetes itself, with a file of each.
+const NODE_PACKAGES: &[(&str, &str)] = &[
+    ("containerd", "/usr/bin/containerd"),
+    ("runc", "/usr/sbin/runc"),
+    ("containernetworking-plugins", "/usr/lib/cni/ptp"),
+    ("iptables", "/usr/sbin/iptables"),
+    ("nftables", "/usr/sbin/nft"),
+    ("conntrack", "/usr/sbin/conntrack"),
+    ("ethtool", "/usr/sbin/ethtool"),
+    ("socat", "/usr/bin/socat"),
+    ("iproute2", "/usr/bin/ip"),
+];
+
+fn cluster(arguments: Vec<OsString>) -> Result<(), String> {
+    if !setup::is_root() {
+        return Err("cluster needs root: it makes namespaces, mounts and cgroups".into());
+    }
+    // Only what is missing: another containerd that is there may come from a package that this one would push out.
+    let (names, files): (Vec<&str>, Vec<&str>) = NODE_PACKAGES
+        .iter()
+        .filter(|(_, file)| !std::path::Path::new(file).exists())
+        .copied()
+        .unzip();
+    setup::packages(&names, &files)?;
+    let bin = build(&["perf-cluster"])?;
+    let mut command = Command::new(bin.join("shardway-cluster"));
+    command
+        .arg("--home")
+        .arg(target().join("cluster"))
+        .args(arguments);
+    Err(format!("start shardway-cluster: {}", command.exec()))
 }
 
 fn bench(arguments: Vec<OsString>) -> Result<(), String> {

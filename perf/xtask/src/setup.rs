@@ -86,7 +86,7 @@ pub(crate) fn envoy(folder: &Path) -> Result<PathBuf, String> {
 }
 
 /// Whether this process may install.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
         .lines()

@@ -1,0 +1,108 @@
+//! A cluster does what a cluster is for, and leaves the machine as it was: after a usual end, and after a start that was cut
+//! short.
+//!
+//! Wants root and `SHARDWAY_CLUSTER=1`, since it takes a minute, and builds Kubernetes when it is not built yet.
+
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "leaves_nothing/machine.rs"]
+mod machine;
+#[path = "leaves_nothing/workload.rs"]
+mod workload;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use perf_cluster::{Cluster, down, process, up};
+
+use machine::Machine;
+
+const NAME: &str = "leaves-nothing";
+
+#[test]
+fn a_cluster_works_and_leaves_nothing() {
+    if let Some(reason) = reason_to_skip() {
+        // Past the test runner, which shows what a test prints only when it fails.
+        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+        return;
+    }
+    let cluster = Cluster::new(NAME, &home()).unwrap();
+    down::down(&cluster).unwrap();
+    let before = Machine::now(NAME);
+
+    up::up(&cluster, programs()).unwrap();
+    workload::runs(&cluster);
+    let during = Machine::now(NAME);
+    // What is compared can tell a difference.
+    for kind in ["processes", "network names", "mounts", "cgroups", "folders"] {
+        assert_ne!(before.of(kind), during.of(kind), "{kind} while it is up");
+    }
+    down::down(&cluster).unwrap();
+    Machine::now(NAME).must_equal(&before);
+    during.must_be_gone();
+
+    a_start_that_was_cut_short(&cluster, &before);
+    without_the_holder_of_its_namespace(&cluster, &before);
+}
+
+/// The command is killed when the API server's process is there, before anything else is.
+fn a_start_that_was_cut_short(cluster: &Cluster, before: &Machine) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shardway-cluster"))
+        .args(["--name", NAME, "--home"])
+        .arg(cluster.home())
+        .arg("up")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let told = cluster.state().join("run/kube-apiserver.json");
+    wait(Duration::from_secs(60), || told.exists());
+    command.kill().unwrap();
+    command.wait().unwrap();
+    let during = Machine::now(NAME);
+    down::down(cluster).unwrap();
+    Machine::now(NAME).must_equal(before);
+    during.must_be_gone();
+}
+
+/// What finds processes by the namespace has lost its handle.
+fn without_the_holder_of_its_namespace(cluster: &Cluster, before: &Machine) {
+    up::up(cluster, programs()).unwrap();
+    let during = Machine::now(NAME);
+    process::stop(cluster, "node").unwrap();
+    down::down(cluster).unwrap();
+    Machine::now(NAME).must_equal(before);
+    during.must_be_gone();
+}
+
+fn reason_to_skip() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("namespaces and mounts need root");
+    }
+    if std::env::var("SHARDWAY_CLUSTER").as_deref() != Ok("1") {
+        return Some("SHARDWAY_CLUSTER is not 1");
+    }
+    None
+}
+
+fn programs() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_shardway-cluster"))
+        .parent()
+        .unwrap()
+}
+
+/// The tools of all clusters are below the folder that cargo builds to.
+fn home() -> PathBuf {
+    programs().parent().unwrap().join("cluster")
+}
+
+/// Asks until it is so.
+#[track_caller]
+fn wait(within: Duration, mut ready: impl FnMut() -> bool) {
+    let until = Instant::now() + within;
+    while !ready() {
+        assert!(Instant::now() < until, "not within {within:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
