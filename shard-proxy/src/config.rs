@@ -61,7 +61,17 @@ pub(crate) struct Config {
     #[arg(long, env = "SHARDWAY_INSECURE_STREAM", default_value_t = false)]
     pub(crate) insecure_stream: bool,
 
-    /// How long open connections may go on after a signal to stop, seconds
+    /// How long to go on as before after a signal to stop, milliseconds: not ready any more, but accepting, until load
+    /// balancers have seen it. Then sockets close and the drain timeout begins
+    #[arg(
+        long,
+        env = "SHARDWAY_DRAIN_WAIT_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
+    pub(crate) drain_wait_ms: u64,
+
+    /// How long open connections may go on once sockets are closed, seconds
     #[arg(
         long,
         env = "SHARDWAY_DRAIN_TIMEOUT_S",

@@ -2,6 +2,7 @@
 
 mod admin;
 mod config;
+mod files;
 mod plane;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = api_telemetry::init("shard-proxy", config.log_format)?;
+    files::prepare(config.connections_max);
     let folder = config.data.join(format!("shard-{}", config.id));
     let served = DataPlane::start(config.forward()).context("start the traffic workers")?;
     let plane = Arc::new(Served(served));
@@ -120,6 +122,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     draining.store(true, Ordering::Relaxed);
+    let wait = Duration::from_millis(config.drain_wait_ms);
+    if !wait.is_zero() {
+        // Whoever balances load learns by the probe that this shard leaves, and sends connections until then.
+        tracing::info!(?wait, "not ready any more; serving on");
+        tokio::time::sleep(wait).await;
+    }
     let deadline = Duration::from_secs(config.drain_timeout_s);
     tracing::info!(
         connections = plane.0.load().connections,

@@ -152,7 +152,9 @@ impl Streams {
         let mut over_budget = pin!(self.over_budget.notified());
         loop {
             let now = Instant::now();
-            let next = if self.open.borrow().is_empty() {
+            // What begins meanwhile is seen in time: it may wait for longer than this.
+            let look = now + config.client_idle_timeout / 4;
+            let due = if self.open.borrow().is_empty() {
                 let limit = if self.goaway.get() {
                     GOAWAY_GRACE.min(config.head_timeout)
                 } else {
@@ -162,13 +164,11 @@ impl Streams {
                 if until <= now {
                     return Verdict::Idle;
                 }
-                until
+                Some(until)
             } else {
-                // What begins to wait meanwhile is seen in time all the same: it may wait for longer than this.
-                let look = now + config.client_idle_timeout / 4;
                 self.end_stalled(now, config.client_idle_timeout)
-                    .map_or(look, |due| due.min(look))
             };
+            let next = due.map_or(look, |due| due.min(look));
             let sleep = tokio::time::sleep_until(next.max(now + LOOK_MIN).into());
             tokio::select! {
                 biased;

@@ -209,6 +209,30 @@ async fn tls_chooses_certificate_and_protocol_and_misdirected_hosts_get_421() {
     assert!(backend.seen()[0].contains("\r\nx-forwarded-proto: https\r\n"));
     assert!(open("b.test").await.is_ok());
     assert!(open("c.test").await.is_err(), "no listener takes it");
+
+    // Many at once: one that cannot be used leaves the one before, the others change all the same.
+    let broken = Certificate {
+        chain: vec![vec![1]],
+        key: vec![2],
+        dns_names: vec!["a.test".into()],
+        not_after: i64::MAX,
+    };
+    let (a, b) = (
+        CertificateKey::new("shop", "a.test"),
+        CertificateKey::new("shop", "b.test"),
+    );
+    let errors = shard
+        .plane
+        .change_certificates([(&a, Some(&broken)), (&b, None)]);
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].to_string().contains("a.test"), "{}", errors[0]);
+    assert!(open("a.test").await.is_ok());
+    assert!(open("b.test").await.is_err());
+
+    // A Gateway that is removed says goodbye.
+    shard.plane.remove(&shard.gateway).await;
+    wait_for(|| (shard.plane.load().connections == 0).then_some(()));
+    assert!(client.ready().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
