@@ -6,7 +6,7 @@
 //!
 //! **Invariants**
 //! - Each program runs in a process group of its own and ends with this one, however this one ends.
-//! - What dies is started again, with a pause that grows to a second, and a line says so.
+//! - What dies is started again, with a pause that grows to some seconds, and a line says so. Only what never worked is given up.
 //! - The first signal to stop drains the shards, then stops the operator; this program then ends with 0.
 
 mod backends;
@@ -155,6 +155,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     let operator = Supervised::new("operator", operator);
     operator.start();
     let info = operator_info(&found_by).await?;
+    supervise::works("operator");
     let address = |name: &str| -> anyhow::Result<SocketAddr> {
         info[name]
             .as_str()
@@ -202,9 +203,11 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         "{} shards started; each alone at 127.0.{}.(1 + its number), on target ports",
         flags.shards, targets.block
     ));
-    wait_until_served(admin).await;
+    if wait_until_served(admin).await {
+        supervise::works("");
+    }
     show::table(&bin, &flags.data).await?;
-    show::curls(admin, &flags.folder, &flags.data).await?;
+    show::curls(&bin, admin, &flags.folder, &flags.data).await?;
     say("ready; edit the folder and watch. Ctrl-C stops");
     std::future::pending::<()>().await;
     Ok(())
@@ -238,8 +241,8 @@ async fn operator_info(found_by: &PathBuf) -> anyhow::Result<Value> {
     )
 }
 
-/// Waits until no Gateway is on its way; those that cannot be served are left to the table.
-async fn wait_until_served(admin: SocketAddr) {
+/// Waits until no Gateway is on its way; those that cannot be served are left to the table. Whether it came to that in time.
+async fn wait_until_served(admin: SocketAddr) -> bool {
     let until = Instant::now() + READY_WITHIN;
     let mut poll = tokio::time::interval(Duration::from_millis(20));
     while Instant::now() < until {
@@ -263,10 +266,11 @@ async fn wait_until_served(admin: SocketAddr) {
             .as_array()
             .is_some_and(|statuses| !statuses.is_empty());
         if any && !pending {
-            return;
+            return true;
         }
     }
     say("some gateways are not served yet; shardway status says more");
+    false
 }
 
 /// One line for the person who started this.

@@ -1,16 +1,25 @@
 //! What a person sees: the table, and requests to try.
 
+mod request;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
+use operator_objects::manifest::Provenance;
+use operator_objects::spec::Object;
+use operator_objects::{Decoded, decode};
+use operator_source::Document;
 use serde_json::Value;
 use tokio::process::Command;
 
+use self::request::{Request, quoted, requests, shared_host};
 use crate::http::json;
 
 /// Requests that are shown.
 const CURLS_MAX: usize = 12;
+/// Requests that are asked about before the rest is left to who wants to know.
+const ASKED_MAX: usize = 48;
 
 /// Gateways and routes as kubectl would show them.
 #[allow(clippy::print_stdout)] // this program's output
@@ -29,95 +38,172 @@ pub(crate) async fn table(bin: &Path, data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A complete command for each host of each route, at the start of a line.
+/// A complete command for each listener of each route, at the start of a line: one that the route itself answers.
 #[allow(clippy::print_stdout)] // this program's output
-pub(crate) async fn curls(admin: SocketAddr, folder: &Path, data: &Path) -> anyhow::Result<()> {
+pub(crate) async fn curls(
+    bin: &Path,
+    admin: SocketAddr,
+    folder: &Path,
+    data: &Path,
+) -> anyhow::Result<()> {
     let bindings = json(admin, "/api/v1/bindings").await?;
     let statuses = json(admin, "/api/v1/statuses").await?;
     let documents = operator_source::documents(folder)?;
-    let mut shown = 0;
-    for route in documents
-        .iter()
-        .filter(|document| document.kind == "HTTPRoute")
-    {
-        if !accepted(&statuses, route) {
-            continue;
-        }
-        let programmed = |namespace: &str, name: &str| {
-            list(&statuses).any(|status| {
-                status["kind"] == "Gateway"
-                    && status["namespace"] == namespace
-                    && status["name"] == name
-                    && list(&status["status"]["conditions"])
-                        .any(|c| c["type"] == "Programmed" && c["status"] == "True")
-            })
-        };
-        for parent in list(&route.object["spec"]["parentRefs"]) {
-            let name = parent["name"].as_str().unwrap_or_default();
-            let namespace = parent["namespace"].as_str().unwrap_or(&route.namespace);
-            if !programmed(namespace, name) {
+    let (mut shown, mut asked) = (0, 0);
+    for target in targets(&documents, &statuses, &bindings) {
+        for request in requests(&target.route.object) {
+            if shown == CURLS_MAX || asked == ASKED_MAX {
+                println!("up: more routes are served; shardway get httproute lists them");
+                return Ok(());
+            }
+            asked += 1;
+            if !is_taken(bin, admin, &target, &request).await {
                 continue;
             }
-            let Some(gateway) = documents
-                .iter()
-                .find(|d| d.kind == "Gateway" && d.namespace == namespace && d.name == name)
-            else {
-                continue;
-            };
-            for listener in list(&gateway.object["spec"]["listeners"]) {
-                let section = parent["sectionName"].as_str();
-                if section.is_some_and(|section| Some(section) != listener["name"].as_str()) {
-                    continue;
-                }
-                let binding = list(&bindings).find(|binding| {
-                    binding["namespace"] == namespace
-                        && binding["name"] == name
-                        && binding["port"] == listener["port"]
-                });
-                let (Some(host), Some(binding)) = (host(&route.object, listener), binding) else {
-                    continue;
-                };
-                let path = path(&route.object);
-                let address = binding["addresses"][0].as_str().unwrap_or_default();
-                let port = &binding["publicPort"];
-                if shown == CURLS_MAX {
-                    println!("up: more routes are served; shardway get httproute lists them");
-                    return Ok(());
-                }
+            if let Some(line) = line(&documents, &target, &request, data)? {
                 shown += 1;
-                if listener["protocol"] == "HTTPS" {
-                    let Some(certificate) = certificate(&documents, gateway, listener, data)?
-                    else {
-                        continue;
-                    };
-                    let resolve = quoted(&format!("{host}:{port}:{address}"));
-                    let url = quoted(&format!("https://{host}:{port}{path}"));
-                    let certificate = quoted(&certificate);
-                    println!("curl -s --cacert {certificate} --resolve {resolve} {url}");
-                } else {
-                    let header = quoted(&format!("Host: {host}"));
-                    let url = quoted(&format!("http://{address}:{port}{path}"));
-                    println!("curl -s -H {header} {url}");
-                }
+                println!("{line}");
             }
+            break;
         }
     }
     println!();
     Ok(())
 }
 
-/// A text as one word of a shell: what manifests hold is never run.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@%+=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+/// A listener that a route may be reached at.
+struct Target<'d> {
+    route: &'d Document,
+    gateway: &'d Document,
+    listener: &'d Value,
+    host: String,
+    address: String,
+    port: u64,
+}
+
+impl Target<'_> {
+    fn is_tls(&self) -> bool {
+        self.listener["protocol"] == "HTTPS"
+    }
+
+    fn url(&self, host: &str, request: &Request) -> String {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        format!("{scheme}://{host}:{}{}", self.port, request.target)
     }
 }
 
+fn targets<'d>(
+    documents: &'d [Document],
+    statuses: &'d Value,
+    bindings: &'d Value,
+) -> impl Iterator<Item = Target<'d>> {
+    let routes = documents.iter().filter(|it| it.kind == "HTTPRoute");
+    let routes = routes.filter(|route| accepted(statuses, route));
+    let parents = routes.flat_map(|route| {
+        list(&route.object["spec"]["parentRefs"]).map(move |parent| (route, parent))
+    });
+    let gateways = parents.filter_map(|(route, parent)| {
+        let name = parent["name"].as_str().unwrap_or_default();
+        let namespace = parent["namespace"].as_str().unwrap_or(&route.namespace);
+        let gateway = documents
+            .iter()
+            .find(|it| it.kind == "Gateway" && it.namespace == namespace && it.name == name)?;
+        programmed(statuses, gateway).then_some((route, parent, gateway))
+    });
+    gateways.flat_map(move |(route, parent, gateway)| {
+        let listeners = list(&gateway.object["spec"]["listeners"]);
+        listeners.filter_map(move |listener| {
+            let is_named = |field: &str, of: &str| {
+                let wanted = &parent[field];
+                wanted.is_null() || *wanted == listener[of]
+            };
+            if !is_named("sectionName", "name") || !is_named("port", "port") {
+                return None;
+            }
+            let binding = list(bindings).find(|binding| {
+                binding["namespace"] == *gateway.namespace
+                    && binding["name"] == *gateway.name
+                    && binding["port"] == listener["port"]
+            })?;
+            Some(Target {
+                route,
+                gateway,
+                listener,
+                host: shared_host(&route.object, listener)?,
+                address: binding["addresses"][0].as_str()?.to_owned(),
+                port: binding["publicPort"].as_u64()?,
+            })
+        })
+    })
+}
+
+/// Whether the route itself takes a request: another one may be more precise, or this one be kept out by the listener.
+async fn is_taken(bin: &Path, admin: SocketAddr, target: &Target<'_>, request: &Request) -> bool {
+    let gateway = format!("{}/{}", target.gateway.namespace, target.gateway.name);
+    let mut command = Command::new(bin.join("shardway"));
+    command
+        .args(["--operator", &admin.to_string()])
+        .args([
+            "explain",
+            &request.method,
+            &target.url(&target.host, request),
+        ])
+        .args(["--gateway", &gateway]);
+    for header in &request.headers {
+        command.args(["-H", header]);
+    }
+    let route = format!(" {}/{} ", target.route.namespace, target.route.name);
+    command.output().await.is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let taken = text.lines().find(|line| line.starts_with("route "));
+        taken.is_some_and(|line| line.contains(&route))
+    })
+}
+
+/// The command; none where the certificate is not in the folder.
+fn line(
+    documents: &[Document],
+    target: &Target<'_>,
+    request: &Request,
+    data: &Path,
+) -> anyhow::Result<Option<String>> {
+    let mut words = vec!["curl -s".to_owned()];
+    match request.method.as_str() {
+        "GET" => {}
+        // With -X alone curl would wait for a body.
+        "HEAD" => words.push("--head".into()),
+        method => words.push(format!("-X {}", quoted(method))),
+    }
+    for header in &request.headers {
+        words.push(format!("-H {}", quoted(header)));
+    }
+    if target.is_tls() {
+        let Some(certificate) = certificate(documents, target, data)? else {
+            return Ok(None);
+        };
+        let resolve = format!("{}:{}:{}", target.host, target.port, target.address);
+        words.push(format!("--cacert {}", quoted(&certificate)));
+        words.push(format!("--resolve {}", quoted(&resolve)));
+        words.push(quoted(&target.url(&target.host, request)));
+    } else {
+        words.push(format!("-H {}", quoted(&format!("Host: {}", target.host))));
+        words.push(quoted(&target.url(&target.address, request)));
+    }
+    Ok(Some(words.join(" ")))
+}
+
+fn programmed(statuses: &Value, gateway: &Document) -> bool {
+    list(statuses).any(|status| {
+        status["kind"] == "Gateway"
+            && status["namespace"] == *gateway.namespace
+            && status["name"] == *gateway.name
+            && list(&status["status"]["conditions"])
+                .any(|c| c["type"] == "Programmed" && c["status"] == "True")
+    })
+}
+
 /// Whether a route's newest form is accepted by all of its parents.
-fn accepted(statuses: &Value, route: &operator_source::Document) -> bool {
+fn accepted(statuses: &Value, route: &Document) -> bool {
     let status = list(statuses).find(|status| {
         status["kind"] == "HTTPRoute"
             && status["namespace"] == *route.namespace
@@ -130,53 +216,21 @@ fn accepted(statuses: &Value, route: &operator_source::Document) -> bool {
         .all(|condition| condition["status"] == "True")
 }
 
-/// A host that both the route and the listener take.
-fn host(route: &Value, listener: &Value) -> Option<String> {
-    let own = listener["hostname"].as_str();
-    let hosts: Vec<&str> = list(&route["spec"]["hostnames"])
-        .filter_map(Value::as_str)
-        .collect();
-    let fits = |host: &str| match own {
-        None => true,
-        Some(own) => {
-            own == host
-                || own
-                    .strip_prefix('*')
-                    .is_some_and(|suffix| host.ends_with(suffix))
-        }
-    };
-    let concrete = |host: &str| {
-        host.strip_prefix('*')
-            .map_or_else(|| host.to_owned(), |suffix| format!("example{suffix}"))
-    };
-    match hosts.iter().find(|host| fits(host)) {
-        Some(host) => Some(concrete(host)),
-        None if hosts.is_empty() => Some(own.map_or_else(|| "example.test".to_owned(), concrete)),
-        None => None,
-    }
-}
-
-/// The path of the route's first match.
-fn path(route: &Value) -> String {
-    let path = route["spec"]["rules"][0]["matches"][0]["path"]["value"].as_str();
-    path.unwrap_or("/").to_owned()
-}
-
 /// The listener's first certificate as a file that curl can trust.
 fn certificate(
-    documents: &[operator_source::Document],
-    gateway: &operator_source::Document,
-    listener: &Value,
+    documents: &[Document],
+    target: &Target<'_>,
     data: &Path,
 ) -> anyhow::Result<Option<String>> {
-    let wanted = &listener["tls"]["certificateRefs"][0];
-    let namespace = wanted["namespace"].as_str().unwrap_or(&gateway.namespace);
+    let wanted = &target.listener["tls"]["certificateRefs"][0];
+    let namespace = wanted["namespace"]
+        .as_str()
+        .unwrap_or(&target.gateway.namespace);
     let name = wanted["name"].as_str().unwrap_or_default();
     let secret = documents
         .iter()
         .find(|d| d.kind == "Secret" && d.namespace == namespace && d.name == name);
-    let Some(pem) = secret.and_then(|secret| secret.object["stringData"]["tls.crt"].as_str())
-    else {
+    let Some(pem) = secret.and_then(pem) else {
         return Ok(None);
     };
     let folder = data.join("certificates");
@@ -186,21 +240,17 @@ fn certificate(
     Ok(Some(file.display().to_string()))
 }
 
+/// `tls.crt`, in whichever way the Secret is written.
+fn pem(secret: &Document) -> Option<Vec<u8>> {
+    match decode(secret, &Provenance::default()) {
+        Decoded::Object(Object::Secret(secret)) => secret.data.get("tls.crt").cloned(),
+        _ => None,
+    }
+}
+
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn what_a_manifest_holds_is_one_word_of_a_shell() {
-        assert_eq!(quoted("http://127.1.0.1:80/a/b"), "http://127.1.0.1:80/a/b");
-        assert_eq!(
-            quoted("http://127.1.0.1/x;echo no"),
-            "'http://127.1.0.1/x;echo no'"
-        );
-        assert_eq!(quoted("Host: it's"), r"'Host: it'\''s'");
-    }
-}
+mod tests;

@@ -14,13 +14,16 @@ use crate::say;
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// A program that lives this long has started well.
 const STARTED_WELL: Duration = Duration::from_secs(5);
-/// Failed starts in a row after which a program is given up.
+/// Failed starts in a row after which a program that never worked is given up: its arguments are wrong.
 const FAILED_STARTS_MAX: u32 = 5;
+/// Pause before a start, first and longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 #[derive(Debug, Default)]
 struct State {
     pid: Option<u32>,
     stopping: bool,
+    works: bool,
     given_up: bool,
 }
 
@@ -72,8 +75,7 @@ impl Supervised {
     }
 
     async fn keep(self) {
-        let mut failed_starts = 0;
-        let mut pause = Duration::from_millis(50);
+        let mut starts = Starts::default();
         loop {
             if with_state(&self.name, |state| state.stopping) {
                 return;
@@ -89,30 +91,25 @@ impl Supervised {
                 }
                 Err(error) => error.to_string(),
             };
-            let stopping = with_state(&self.name, |state| {
+            let lived = began.elapsed();
+            let (stopping, works) = with_state(&self.name, |state| {
                 state.pid = None;
-                state.stopping
+                state.works |= lived >= STARTED_WELL;
+                (state.stopping, state.works)
             });
             if stopping {
                 return;
             }
-            if began.elapsed() >= STARTED_WELL {
-                failed_starts = 0;
-                pause = Duration::from_millis(50);
-            } else {
-                failed_starts += 1;
-            }
-            if failed_starts >= FAILED_STARTS_MAX {
+            let Some(pause) = starts.ended(lived, works) else {
                 say(&format!(
-                    "{} ended ({ended}) {failed_starts} times in a row; given up",
+                    "{} ended ({ended}) {FAILED_STARTS_MAX} times in a row; given up",
                     self.name
                 ));
                 with_state(&self.name, |state| state.given_up = true);
                 return;
-            }
+            };
             say(&format!("{} ended ({ended}); starting it again", self.name));
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
@@ -129,6 +126,34 @@ impl Supervised {
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .spawn()
+    }
+}
+
+/// Starts of a program that ended soon, in a row.
+#[derive(Debug, Default)]
+struct Starts {
+    failed: u32,
+}
+
+impl Starts {
+    /// The pause before the next start of a program that ended after this time; none when it is given up, which one that ever
+    /// worked is not: what keeps it from starting now may pass.
+    fn ended(&mut self, lived: Duration, works: bool) -> Option<Duration> {
+        if lived >= STARTED_WELL {
+            self.failed = 0;
+        }
+        let pause = PAUSES.0 * 2_u32.pow(self.failed.min(10));
+        self.failed = self.failed.saturating_add(u32::from(lived < STARTED_WELL));
+        (works || self.failed < FAILED_STARTS_MAX).then(|| pause.min(PAUSES.1))
+    }
+}
+
+/// The programs whose name begins so do what they are for.
+pub(crate) fn works(prefix: &str) {
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let named = programs.iter_mut();
+    for (_, state) in named.filter(|(name, _)| name.starts_with(prefix)) {
+        state.works = true;
     }
 }
 
@@ -174,5 +199,26 @@ fn signal(pid: u32, signal: rustix::process::Signal) {
     {
         // Gone already: then there is nothing to stop.
         let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_worked_is_given_up_and_what_did_is_started_for_ever() {
+        let soon = Duration::from_millis(1);
+        let mut starts = Starts::default();
+        let pauses: Vec<Option<Duration>> = (0..5).map(|_| starts.ended(soon, false)).collect();
+        assert!(pauses[..4].is_sorted() && pauses[..4].iter().all(Option::is_some));
+        assert_eq!(pauses[4], None);
+
+        let mut starts = Starts::default();
+        for _ in 0..100 {
+            assert!(starts.ended(soon, true).is_some());
+        }
+        assert_eq!(starts.ended(soon, true), Some(PAUSES.1));
+        assert_eq!(starts.ended(STARTED_WELL, true), Some(PAUSES.0));
     }
 }
