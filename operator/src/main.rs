@@ -98,8 +98,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     std::fs::write(&found_by, info.to_string())
         .with_context(|| format!("write {}", found_by.display()))?;
 
-    let statuses =
+    let folder =
         StatusFolder::open(&config.data.join("status")).context("open the status folder")?;
+    let written = folder.read().context("read the status folder")?;
+    let statuses = operator_status::Statuses::restored(written);
     let statuses = Arc::new(RwLock::new(statuses));
     let published = Arc::new(RwLock::new(Published::default()));
     let translate_duration = Arc::default();
@@ -163,7 +165,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         blocked: None,
         astray: false,
     };
-    api_telemetry::task::spawn("statuses", statuses::save(Arc::clone(&statuses_to_save)));
+    api_telemetry::task::spawn(
+        "statuses",
+        statuses::save(Arc::clone(&statuses_to_save), folder.clone()),
+    );
     tracing::info!(admin = %admin_address, stream = %stream_address, privileged_below, "operator started");
     let pipeline = api_telemetry::task::spawn("pipeline", pipeline.run(source));
 
@@ -178,7 +183,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         ended = activated => anyhow::bail!("activations ended: {ended:?}"),
     }
     tracing::info!("stopping");
-    statuses::save_now(statuses_to_save).await;
+    statuses::save_now(&statuses_to_save, &folder).await;
     let _ = std::fs::remove_file(&found_by);
     Ok(())
 }

@@ -18,7 +18,7 @@ use operator_index::{Dirty, Index};
 use operator_objects::spec::Event;
 use operator_placement::{Allocator, PlanError};
 use operator_source::{Batch, DirSource};
-use operator_status::StatusFolder;
+use operator_status::Statuses;
 use operator_translate::Translation;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ pub(crate) struct Pipeline {
     pub(crate) node: Arc<Node<Output>>,
     pub(crate) machine: Machine,
     pub(crate) progress: Progress,
-    pub(crate) statuses: Arc<RwLock<StatusFolder>>,
+    pub(crate) statuses: Arc<RwLock<Statuses>>,
     pub(crate) published: Arc<RwLock<Published>>,
     pub(crate) reports: mpsc::Receiver<RolloutReport>,
     pub(crate) translate_duration: Arc<DurationHistogram>,

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use api_telemetry::Chain;
 use operator_placement::PlanError;
-use operator_status::StatusFolder;
 use operator_status::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
 };
+use operator_status::{StatusFolder, Statuses};
 use operator_translate::status::{ObjectStatus, ParentStatus};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -25,30 +25,32 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes statuses that have changed, beside the pipeline, for ever.
-pub(crate) async fn save(statuses: Arc<RwLock<StatusFolder>>) {
+pub(crate) async fn save(statuses: Arc<RwLock<Statuses>>, folder: StatusFolder) {
     let mut ticks = tokio::time::interval(SAVE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !save_now(Arc::clone(&statuses)).await {
+        if !save_now(&statuses, &folder).await {
             tokio::time::sleep(SAVE_AGAIN).await;
         }
     }
 }
 
 /// Writes statuses that have changed. Gives whether all could be written; those that could not stay for the next time.
-pub(crate) async fn save_now(statuses: Arc<RwLock<StatusFolder>>) -> bool {
-    let unsaved = statuses.write().unsaved();
+pub(crate) async fn save_now(statuses: &RwLock<Statuses>, folder: &StatusFolder) -> bool {
+    let unsaved = statuses.write().take_unsaved();
     if unsaved.is_empty() {
         return true;
     }
-    let errors = tokio::task::spawn_blocking(move || unsaved.write())
+    let folder = folder.clone();
+    let errors = tokio::task::spawn_blocking(move || folder.write(unsaved))
         .await
         .unwrap_or_default();
     if let Some(error) = errors.first() {
         let more = errors.len() - 1;
         tracing::error!(error = %Chain(error), more, "status is not on disk yet; the admin endpoint has it");
-        statuses.write().keep_unsaved(&errors);
+        let failed = errors.iter().map(|error| error.object().clone());
+        statuses.write().keep_unsaved(failed);
     }
     errors.is_empty()
 }
@@ -195,13 +197,13 @@ impl Pipeline {
 
 /// `Propagated` of a route's parent as it is written.
 fn propagated_before(
-    statuses: &StatusFolder,
+    statuses: &Statuses,
     object: &ObjectKey,
     parent: &ParentStatus,
 ) -> Option<Value> {
     let parent_ref = serde_json::to_value(parent).ok()?["parentRef"].take();
     let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
-    let parents = list(statuses.status(object)?, "parents");
+    let parents = list(statuses.get(object)?, "parents");
     let parent = parents
         .iter()
         .find(|p| p["parentRef"] == parent_ref && p["controllerName"] == api::CONTROLLER_NAME)?;

@@ -13,7 +13,7 @@ use http::StatusCode;
 use operator_consensus::Node;
 use operator_distribute::Distributor;
 use operator_source::{Problem, Seen};
-use operator_status::StatusFolder;
+use operator_status::Statuses;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub(crate) struct View {
     pub(crate) machine: Machine,
     pub(crate) node: Arc<Node<Output>>,
     pub(crate) distributor: Distributor,
-    pub(crate) statuses: Arc<RwLock<StatusFolder>>,
+    pub(crate) statuses: Arc<RwLock<Statuses>>,
     pub(crate) published: Arc<RwLock<Published>>,
     pub(crate) seen: Seen,
     pub(crate) sources: Vec<Arc<dyn Source>>,
@@ -153,7 +153,7 @@ impl View {
         let key = ObjectKey::new(group, kind, namespace, name);
         match self.seen.get(&key) {
             Some(seen) => json(
-                &json!({"object": key, "seen": seen, "status": self.statuses.read().status(&key)}),
+                &json!({"object": key, "seen": seen, "status": self.statuses.read().get(&key)}),
             ),
             None => Reply::text(
                 StatusCode::NOT_FOUND,

@@ -2,7 +2,6 @@
 //! cluster, these files are here: they survive a restart, so that transition times do.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use api::ObjectKey;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
-use crate::times::keep_transition_times;
+use crate::statuses::Change;
 
 /// File below the root that holds content on its way, or the content that it took the place of.
 const SPARE: &str = ".spare";
@@ -28,17 +27,6 @@ pub struct WriteError {
     source: io::Error,
 }
 
-/// The current status of each object, in memory and on disk. One writer.
-///
-/// Setting changes memory alone; what is to be written is taken by [`StatusFolder::unsaved`] and written elsewhere, so that
-/// several changes of one object become one file.
-#[derive(Debug)]
-pub struct StatusFolder {
-    root: PathBuf,
-    current: BTreeMap<ObjectKey, Value>,
-    unsaved: BTreeSet<ObjectKey>,
-}
-
 impl WriteError {
     /// Whose status it is.
     pub fn object(&self) -> &ObjectKey {
@@ -46,27 +34,48 @@ impl WriteError {
     }
 }
 
-/// Files to write or, without a document, to remove.
-#[derive(Debug, Default)]
-pub struct Unsaved {
-    /// Where new content is written before it takes a file's place.
-    spare: PathBuf,
-    files: Vec<(ObjectKey, PathBuf, Option<Value>)>,
+/// A folder of statuses. One writer.
+#[derive(Debug, Clone)]
+pub struct StatusFolder {
+    root: PathBuf,
 }
 
-impl Unsaved {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+impl StatusFolder {
+    /// Opens the folder `root`, making it if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
-    /// Writes the files, each whole or not at all. Gives what could not be written; [`StatusFolder::keep_unsaved`] takes
-    /// it for the next time. One call at a time for a folder.
-    pub fn write(self) -> Vec<WriteError> {
+    /// What is there; files that are not readable as statuses are left out and will be written anew.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed.
+    pub fn read(&self) -> io::Result<Vec<(ObjectKey, Value)>> {
+        let mut found = Vec::new();
+        for kind in folders(&self.root)? {
+            for namespace in folders(&kind)? {
+                for file in fs::read_dir(namespace)? {
+                    found.extend(read(&file?.path()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes files, each whole or not at all. Gives what could not be written; [`crate::Statuses::keep_unsaved`] takes it
+    /// for the next time.
+    pub fn write(&self, changes: Vec<Change>) -> Vec<WriteError> {
         let mut errors = Vec::new();
-        for (object, path, document) in self.files {
-            let written = match document {
-                Some(document) => write(&self.spare, &path, &document),
+        for Change { object, status } in changes {
+            let path = self.path(&object);
+            let written = match status {
+                Some(status) => self.put(&path, &document(&object, &status)),
                 // Gone already, or left behind: it is overwritten when the object returns.
                 None => fs::remove_file(&path).or(Ok(())),
             };
@@ -80,108 +89,6 @@ impl Unsaved {
         }
         errors
     }
-}
-
-impl StatusFolder {
-    /// Opens the folder `root` and reads what is there; files that are not readable as statuses are left out and
-    /// will be written anew.
-    ///
-    /// # Errors
-    /// When the folder cannot be made or listed.
-    pub fn open(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
-        let mut current = BTreeMap::new();
-        for kind in fs::read_dir(root)? {
-            let kind = kind?;
-            if !kind.file_type()?.is_dir() {
-                continue;
-            }
-            for namespace in fs::read_dir(kind.path())? {
-                let namespace = namespace?;
-                if !namespace.file_type()?.is_dir() {
-                    continue;
-                }
-                for file in fs::read_dir(namespace.path())? {
-                    let path = file?.path();
-                    if let Some((key, status)) = read(&path) {
-                        current.insert(key, status);
-                    }
-                }
-            }
-        }
-        Ok(Self {
-            root: root.to_owned(),
-            current,
-            unsaved: BTreeSet::new(),
-        })
-    }
-
-    /// Current status of an object.
-    pub fn status(&self, key: &ObjectKey) -> Option<&Value> {
-        self.current.get(key)
-    }
-
-    /// All statuses, by object.
-    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Value)> {
-        self.current.iter()
-    }
-
-    /// Takes what has changed since the last time.
-    pub fn unsaved(&mut self) -> Unsaved {
-        let unsaved = std::mem::take(&mut self.unsaved);
-        let files = unsaved.into_iter().map(|key| {
-            let path = self.path(&key);
-            let document = self.current.get(&key).map(|status| {
-                serde_json::json!({
-                    "apiVersion": "shardway.dev/status", "kind": key.kind, "group": key.group,
-                    "metadata": {"namespace": key.namespace, "name": key.name},
-                    "status": status,
-                })
-            });
-            (key, path, document)
-        });
-        Unsaved {
-            spare: self.root.join(SPARE),
-            files: files.collect(),
-        }
-    }
-
-    /// Takes back what could not be written.
-    pub fn keep_unsaved(&mut self, errors: &[WriteError]) {
-        let objects = errors.iter().map(|error| error.object().clone());
-        self.unsaved.extend(objects);
-    }
-
-    /// Sets a status; transition times are kept where the status of a condition stays. Returns whether it changed.
-    pub fn set(&mut self, key: &ObjectKey, mut status: Value, now: &str) -> bool {
-        keep_transition_times(self.current.get(key), &mut status, now);
-        if self.current.get(key) == Some(&status) {
-            return false;
-        }
-        self.current.insert(key.clone(), status);
-        self.unsaved.insert(key.clone());
-        true
-    }
-
-    /// Forgets an object.
-    pub fn remove(&mut self, key: &ObjectKey) {
-        if self.current.remove(key).is_some() {
-            self.unsaved.insert(key.clone());
-        }
-    }
-
-    /// Forgets all objects that `keep` does not want; for the end of the first reading.
-    pub fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
-        let gone: Vec<ObjectKey> = self
-            .current
-            .keys()
-            .filter(|key| !keep(key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.remove(&key);
-        }
-    }
 
     fn path(&self, key: &ObjectKey) -> PathBuf {
         let namespace = if key.namespace.is_empty() {
@@ -194,6 +101,22 @@ impl StatusFolder {
             .join(namespace)
             .join(format!("{}.yaml", file_stem(&key.name)))
     }
+
+    /// Whole or not at all: a reader never sees half a file. The new content and the old change places, so that no inode
+    /// is made or freed: ext4 looks long for an inode while many were freed in the last seconds.
+    fn put(&self, path: &Path, document: &Value) -> io::Result<()> {
+        let spare = self.root.join(SPARE);
+        let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
+        fs::write(&spare, text)?;
+        if renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(());
+        }
+        // No file yet, or a file system that cannot exchange.
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::rename(spare, path)
+    }
 }
 
 /// A name that is too long for a file is cut and told from others by its hash.
@@ -204,6 +127,25 @@ fn file_stem(name: &str) -> Cow<'_, str> {
     let hash = blake3::hash(name.as_bytes()).to_hex();
     let cut = name.floor_char_boundary(FILE_NAME_MAX - 17);
     Cow::Owned(format!("{}~{}", &name[..cut], &hash[..16]))
+}
+
+fn folders(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn document(key: &ObjectKey, status: &Value) -> Value {
+    serde_json::json!({
+        "apiVersion": "shardway.dev/status", "kind": key.kind, "group": key.group,
+        "metadata": {"namespace": key.namespace, "name": key.name},
+        "status": status,
+    })
 }
 
 fn read(path: &Path) -> Option<(ObjectKey, Value)> {
@@ -218,97 +160,91 @@ fn read(path: &Path) -> Option<(ObjectKey, Value)> {
     Some((key, document.get("status")?.clone()))
 }
 
-/// Whole or not at all: a reader never sees half a file. The new content and the old change places, so that no inode is
-/// made or freed: ext4 looks long for an inode while many were freed in the last seconds.
-fn write(spare: &Path, path: &Path, document: &Value) -> io::Result<()> {
-    let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
-    fs::write(spare, text)?;
-    let exchange = |spare, path| renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE);
-    if exchange(spare, path).is_ok() {
-        return Ok(());
-    }
-    // No file yet, or a file system that cannot exchange.
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::rename(spare, path)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::MetadataExt;
+
     use serde_json::json;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::Statuses;
 
-    fn key() -> ObjectKey {
-        ObjectKey::new("gateway.networking.k8s.io", "HTTPRoute", "team-a", "shop")
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("gateway.networking.k8s.io", "HTTPRoute", "team-a", name)
     }
 
     fn status(value: &str) -> Value {
         json!({"conditions": [{"type": "Accepted", "status": value, "reason": "Accepted", "message": "yes: it is"}]})
     }
 
+    fn folder() -> (TempDir, StatusFolder) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = StatusFolder::open(root.path()).unwrap();
+        (root, folder)
+    }
+
     #[test]
     fn a_status_survives_a_restart_with_its_transition_time() {
-        let root = tempfile::tempdir().unwrap();
-        let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(folder.set(&key(), status("Unknown"), "2025-01-01T00:00:00Z"));
-        assert!(folder.set(&key(), status("True"), "2026-01-01T00:00:00Z"));
-        assert!(folder.unsaved().write().is_empty());
-        let mut folder = StatusFolder::open(root.path()).unwrap();
-        assert!(!folder.set(&key(), status("True"), "2026-02-02T00:00:00Z"));
-        assert!(folder.unsaved().is_empty());
-        let time = |folder: &StatusFolder| {
-            folder.status(&key()).unwrap()["conditions"][0]["lastTransitionTime"].clone()
+        let (_root, folder) = folder();
+        let mut statuses = Statuses::default();
+        assert!(statuses.set(&key("shop"), status("Unknown"), "2025-01-01T00:00:00Z"));
+        assert!(statuses.set(&key("shop"), status("True"), "2026-01-01T00:00:00Z"));
+        assert!(folder.write(statuses.take_unsaved()).is_empty());
+        let mut statuses = Statuses::restored(folder.read().unwrap());
+        assert!(!statuses.set(&key("shop"), status("True"), "2026-02-02T00:00:00Z"));
+        assert!(statuses.take_unsaved().is_empty());
+        let time = |statuses: &Statuses| {
+            statuses.get(&key("shop")).unwrap()["conditions"][0]["lastTransitionTime"].clone()
         };
-        assert_eq!(time(&folder), "2026-01-01T00:00:00Z");
-        assert!(folder.set(&key(), status("False"), "2026-02-02T00:00:00Z"));
-        assert_eq!(time(&folder), "2026-02-02T00:00:00Z");
+        assert_eq!(time(&statuses), "2026-01-01T00:00:00Z");
+        assert!(statuses.set(&key("shop"), status("False"), "2026-02-02T00:00:00Z"));
+        assert_eq!(time(&statuses), "2026-02-02T00:00:00Z");
     }
 
     #[test]
     fn an_object_that_is_gone_leaves_no_file() {
-        let root = tempfile::tempdir().unwrap();
-        let mut folder = StatusFolder::open(root.path()).unwrap();
-        folder.set(&key(), status("True"), "now");
-        assert!(folder.unsaved().write().is_empty());
-        folder.retain(|_| false);
-        assert!(folder.unsaved().write().is_empty());
-        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 0);
+        let (_root, folder) = folder();
+        let mut statuses = Statuses::default();
+        statuses.set(&key("shop"), status("True"), "now");
+        assert!(folder.write(statuses.take_unsaved()).is_empty());
+        statuses.retain(|_| false);
+        assert!(folder.write(statuses.take_unsaved()).is_empty());
+        assert!(folder.read().unwrap().is_empty());
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_is_an_error_that_names_the_object() {
-        let root = tempfile::tempdir().unwrap();
-        let mut folder = StatusFolder::open(root.path()).unwrap();
+        let (root, folder) = folder();
+        let mut statuses = Statuses::default();
         fs::write(root.path().join("HTTPRoute"), "in the way").unwrap();
-        folder.set(&key(), status("True"), "now");
-        let errors = folder.unsaved().write();
+        statuses.set(&key("shop"), status("True"), "now");
+        let errors = folder.write(statuses.take_unsaved());
         assert!(
             errors[0]
                 .to_string()
                 .starts_with("write status of HTTPRoute team-a/shop to ")
         );
-        assert!(folder.status(&key()).is_some());
+        assert!(statuses.get(&key("shop")).is_some());
         // It is written once it can be.
-        assert!(folder.unsaved().is_empty());
-        folder.keep_unsaved(&errors);
+        assert!(statuses.take_unsaved().is_empty());
+        statuses.keep_unsaved(errors.iter().map(|error| error.object().clone()));
         fs::remove_file(root.path().join("HTTPRoute")).unwrap();
-        assert!(folder.unsaved().write().is_empty());
-        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 1);
+        assert!(folder.write(statuses.take_unsaved()).is_empty());
+        assert_eq!(folder.read().unwrap().len(), 1);
     }
 
     #[test]
     fn a_changed_status_takes_no_new_file() {
-        use std::os::unix::fs::MetadataExt;
-        let root = tempfile::tempdir().unwrap();
-        let mut folder = StatusFolder::open(root.path()).unwrap();
+        let (root, folder) = folder();
+        let mut statuses = Statuses::default();
         let path = root.path().join("HTTPRoute/team-a/shop.yaml");
         let mut seen = BTreeSet::new();
         for value in ["a", "b", "c", "d", "e"] {
-            folder.set(&key(), status(value), "now");
-            assert!(folder.unsaved().write().is_empty());
+            statuses.set(&key("shop"), status(value), "now");
+            assert!(folder.write(statuses.take_unsaved()).is_empty());
             seen.insert(fs::metadata(&path).unwrap().ino());
             assert!(fs::read_to_string(&path).unwrap().contains(value));
         }
@@ -317,14 +253,13 @@ mod tests {
 
     #[test]
     fn a_name_of_253_characters_has_a_file() {
-        let root = tempfile::tempdir().unwrap();
-        let mut folder = StatusFolder::open(root.path()).unwrap();
+        let (_root, folder) = folder();
+        let mut statuses = Statuses::default();
         for last in ["x", "y"] {
             let name = format!("{}{last}", "n".repeat(252));
-            let key = ObjectKey::new("gateway.networking.k8s.io", "HTTPRoute", "team-a", &name);
-            folder.set(&key, status("True"), "now");
+            statuses.set(&key(&name), status("True"), "now");
         }
-        assert!(folder.unsaved().write().is_empty());
-        assert_eq!(StatusFolder::open(root.path()).unwrap().iter().count(), 2);
+        assert!(folder.write(statuses.take_unsaved()).is_empty());
+        assert_eq!(folder.read().unwrap().len(), 2);
     }
 }

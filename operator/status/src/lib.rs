@@ -1,7 +1,7 @@
 //! What users read: full statuses, and where they are kept.
 //!
 //! ```text
-//!   translate's conditions + progress of the rollout + placement --render--> status --StatusFolder--> DATA/status
+//!   translate's conditions + progress of the rollout + placement --render--> Statuses --StatusFolder--> DATA/status
 //! ```
 //!
 //! **Invariants**
@@ -13,10 +13,12 @@
 
 mod folder;
 mod render;
+mod statuses;
 mod times;
 
-pub use folder::{StatusFolder, Unsaved, WriteError};
+pub use folder::{StatusFolder, WriteError};
 pub use render::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
 };
+pub use statuses::{Change, Statuses};
 pub use times::keep_transition_times;
