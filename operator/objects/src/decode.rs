@@ -62,8 +62,9 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
         (GATEWAY_GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant") => {}
         ("", "Namespace" | "Service" | "Secret" | "ConfigMap")
         | ("discovery.k8s.io", "EndpointSlice") => {
-            let decoded = metadata::check(&document.object)
-                .and_then(|()| core::decode(document, meta(document, provenance)));
+            let decoded = metadata::check(&document.object).and_then(|()| {
+                core::decode(document, meta(document, provenance), Unknown::Refused)
+            });
             return finish(document, provenance, decoded);
         }
         (group, kind) => return ignored(group, kind),
@@ -85,14 +86,41 @@ pub fn decode(document: &Document, provenance: &Provenance) -> Decoded {
         let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
         return finish(document, provenance, Err(texts.join("; ")));
     }
+    let decoded = of_gateway_api(document, &object, meta(document, provenance));
+    finish(document, provenance, decoded)
+}
+
+/// Decodes a document that an API server has validated and defaulted, by schemas that may be older or newer than those
+/// here: fields that are not known are left out, as in any client. Never fails, as [`decode`].
+pub fn decode_admitted(document: &Document, provenance: &Provenance) -> Decoded {
     let meta = meta(document, provenance);
-    let decoded = match document.kind.as_str() {
-        "GatewayClass" => gateway::class(&object, meta),
-        "Gateway" => gateway::gateway(&object, meta),
-        "ReferenceGrant" => gateway::grant(&object, meta),
-        _ => route::http(&object, meta),
+    let decoded = match (document.group.as_str(), document.kind.as_str()) {
+        (GATEWAY_GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant") => {
+            of_gateway_api(document, &document.object, meta)
+        }
+        ("", "Namespace" | "Service" | "Secret" | "ConfigMap")
+        | ("discovery.k8s.io", "EndpointSlice") => core::decode(document, meta, Unknown::LeftOut),
+        (group, kind) => return ignored(group, kind),
     };
     finish(document, provenance, decoded)
+}
+
+fn of_gateway_api(document: &Document, object: &Value, meta: Meta) -> Result<Object, String> {
+    match document.kind.as_str() {
+        "GatewayClass" => gateway::class(object, meta),
+        "Gateway" => gateway::gateway(object, meta),
+        "ReferenceGrant" => gateway::grant(object, meta),
+        _ => route::http(object, meta),
+    }
+}
+
+/// What becomes of fields that are not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// They make the object a refused one.
+    Refused,
+    /// As if they were not there.
+    LeftOut,
 }
 
 fn ignored(group: &str, kind: &str) -> Decoded {

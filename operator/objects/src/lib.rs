@@ -21,5 +21,5 @@ pub mod manifest;
 pub mod schema;
 pub mod spec;
 
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_admitted};
 pub use manifest::{Document, ManifestError, Provenance};

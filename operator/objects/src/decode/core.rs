@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Unknown;
 use crate::certificate::{TLS_SECRET, certificate};
 use crate::manifest::Document;
 use crate::spec::{
@@ -18,16 +19,15 @@ use crate::spec::{
     SlicePort,
 };
 
-pub(super) fn decode(document: &Document, meta: Meta) -> Result<Object, String> {
-    let object = &document.object;
+pub(super) fn decode(document: &Document, meta: Meta, unknown: Unknown) -> Result<Object, String> {
     match document.kind.as_str() {
-        "Namespace" => read::<core::Namespace>(object, &document.version)
+        "Namespace" => read::<core::Namespace>(document, unknown)
             .map(|_| Object::Namespace(Namespace { meta })),
-        "Service" => service(read(object, &document.version)?, meta),
-        "EndpointSlice" => slice(read(object, &document.version)?, meta),
-        "Secret" => secret(read(object, &document.version)?, meta),
+        "Service" => service(read(document, unknown)?, meta),
+        "EndpointSlice" => slice(read(document, unknown)?, meta),
+        "Secret" => secret(read(document, unknown)?, meta),
         _ => {
-            let map: core::ConfigMap = read(object, &document.version)?;
+            let map: core::ConfigMap = read(document, unknown)?;
             Ok(Object::ConfigMap(ConfigMap {
                 meta,
                 data: map.data.unwrap_or_default(),
@@ -36,26 +36,33 @@ pub(super) fn decode(document: &Document, meta: Meta) -> Result<Object, String> 
     }
 }
 
-fn read<T: DeserializeOwned + Serialize>(object: &Value, version: &str) -> Result<T, String> {
-    if version != "v1" {
+fn read<T: DeserializeOwned + Serialize>(
+    document: &Document,
+    unknown: Unknown,
+) -> Result<T, String> {
+    if document.version != "v1" {
         return Err(format!(
-            "apiVersion: version {version} is not served; use v1"
+            "apiVersion: version {} is not served; use v1",
+            document.version
         ));
     }
-    let mut given = object.clone();
+    if unknown == Unknown::LeftOut {
+        return T::deserialize(&document.object).map_err(|error| error.to_string());
+    }
+    let mut given = document.object.clone();
     if let Some(fields) = given.as_object_mut() {
         fields.remove("status");
     }
     let typed: T = serde_json::from_value(given.clone()).map_err(|error| error.to_string())?;
     let back = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
-    match unknown(&given, &back, String::new()) {
+    match first_unknown(&given, &back, String::new()) {
         Some(field) => Err(format!("{field}: unknown field")),
         None => Ok(typed),
     }
 }
 
 /// The first field of `given` that is not in `back`.
-fn unknown(given: &Value, back: &Value, at: String) -> Option<String> {
+fn first_unknown(given: &Value, back: &Value, at: String) -> Option<String> {
     match (given, back) {
         (Value::Object(given), Value::Object(back)) => given.iter().find_map(|(name, value)| {
             let at = if at.is_empty() {
@@ -64,7 +71,7 @@ fn unknown(given: &Value, back: &Value, at: String) -> Option<String> {
                 format!("{at}.{name}")
             };
             match back.get(name) {
-                Some(back) => unknown(value, back, at),
+                Some(back) => first_unknown(value, back, at),
                 None if is_empty(value) => None,
                 None => Some(at),
             }
@@ -75,7 +82,7 @@ fn unknown(given: &Value, back: &Value, at: String) -> Option<String> {
                 .zip(back)
                 .enumerate()
                 .find_map(|(position, (given, back))| {
-                    unknown(given, back, format!("{at}[{position}]"))
+                    first_unknown(given, back, format!("{at}[{position}]"))
                 })
         }
         _ => None,
