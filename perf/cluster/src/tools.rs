@@ -190,8 +190,12 @@ fn take_manifests(cluster: &Cluster, folder: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("read {}", from.display()))?
             .flatten()
         {
-            if entry.path().extension().is_some_and(|end| end == "yaml") {
-                fs::write(to.join(entry.file_name()), fs::read(entry.path())?)?;
+            let path = entry.path();
+            // What is no object would stop `kubectl apply -f` on the folder.
+            let object = path.extension().is_some_and(|end| end == "yaml")
+                && entry.file_name() != "kustomization.yaml";
+            if object {
+                fs::write(to.join(entry.file_name()), fs::read(path)?)?;
             }
         }
     }

@@ -31,6 +31,7 @@ fn a_cluster_works_and_leaves_nothing() {
     let cluster = Cluster::new(NAME, &home()).unwrap();
     down::down(&cluster).unwrap();
     let before = Machine::now(NAME);
+    let _ended = Ended(&cluster);
 
     up::up(&cluster, programs()).unwrap();
     workload::runs(&cluster);
@@ -74,6 +75,19 @@ fn without_the_holder_of_its_namespace(cluster: &Cluster, before: &Machine) {
     down::down(cluster).unwrap();
     Machine::now(NAME).must_equal(before);
     during.must_be_gone();
+}
+
+/// Takes the cluster down when a check fails half-way.
+struct Ended<'a>(&'a Cluster);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Err(error) = down::down(self.0)
+        {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 fn reason_to_skip() -> Option<&'static str> {
