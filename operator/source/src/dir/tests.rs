@@ -271,6 +271,9 @@ async fn a_folder_behind_a_link_that_is_swapped_is_followed() {
     fs::rename(above.path().join("next"), &link).unwrap();
     let batch = next(&mut source).await;
     assert_eq!(batch.changed.len(), 1);
+    // Who asks where the folder is finds the same.
+    let found = documents(source.given()).unwrap();
+    assert_eq!(found[0].object["spec"]["ports"][0]["port"], 81);
     // And it is the new one that is watched now.
     let text = SERVICE.replace("80", "82");
     fs::write(above.path().join("two/a.yaml"), text).unwrap();

@@ -14,18 +14,27 @@ pub(super) struct Request {
     pub(super) target: String,
 }
 
-/// One request for each match of each rule that answers with something, in order; matches by expressions are left out.
+/// One request for each match of each rule that answers with something, the plainest first; matches by expressions are left
+/// out.
 pub(super) fn requests(route: &Value) -> Vec<Request> {
     let rules = list(&route["spec"]["rules"]).filter(|rule| {
         let redirects = list(&rule["filters"]).any(|filter| filter["type"] == "RequestRedirect");
         redirects || list(&rule["backendRefs"]).next().is_some()
     });
-    rules
+    let mut found: Vec<Request> = rules
         .flat_map(|rule| match rule["matches"].as_array() {
             Some(matches) if !matches.is_empty() => matches.iter().filter_map(request).collect(),
             _ => request(&Value::Null).into_iter().collect::<Vec<_>>(),
         })
-        .collect()
+        .collect();
+    found.sort_by_key(|request| {
+        (
+            request.method != "GET",
+            request.headers.len(),
+            request.target.contains('?'),
+        )
+    });
+    found
 }
 
 /// A request that a match takes.
@@ -145,8 +154,8 @@ mod tests {
         assert_eq!(
             requests(&route),
             [
-                request("POST", &["x-canary: true"], "/a?q=a%20b&r=1"),
                 request("GET", &[], "/"),
+                request("POST", &["x-canary: true"], "/a?q=a%20b&r=1"),
             ]
         );
     }
