@@ -16,6 +16,7 @@ use crate::cause::Cause;
 use crate::hygiene::clean_trailers;
 use crate::log::RequestRecord;
 use crate::streams::Stream;
+use crate::timer::Timer;
 use crate::upstream::Lease;
 
 /// A body could not be passed on whole; the connection that it went to is broken off.
@@ -151,7 +152,7 @@ struct Upstream {
     /// Longest time without a byte, if there is a limit.
     idle: Option<Duration>,
     /// Set up when the endpoint keeps us waiting, then moved.
-    idle_timer: Option<Pin<Box<Sleep>>>,
+    idle_timer: Option<Timer>,
     /// End of the limit of the request or of its attempt.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -203,9 +204,8 @@ impl ResponseBody {
     }
 
     /// Attaches the request's record.
-    pub(crate) fn recorded(mut self, record: RequestRecord) -> Self {
+    pub(crate) fn record(&mut self, record: RequestRecord) {
         self.record = Some(record);
-        self
     }
 
     /// Lets its stream be ended from outside: hyper asks for nothing while the client's window is shut.
@@ -319,11 +319,11 @@ impl Upstream {
         };
         let timer = self
             .idle_timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-        while timer.as_mut().poll(cx).is_ready() {
+            .get_or_insert_with(|| Timer::new(Instant::now() + idle, idle));
+        while Pin::new(&mut *timer).poll(cx).is_ready() {
             let moved = self.upload.as_ref().map(|upload| upload.last() + idle);
             match moved {
-                Some(until) if until > Instant::now() => timer.as_mut().reset(until.into()),
+                Some(until) if until > Instant::now() => *timer = Timer::new(until, idle),
                 _ => return Poll::Ready(()),
             }
         }

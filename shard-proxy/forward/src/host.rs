@@ -29,16 +29,21 @@ pub(crate) fn authority(parts: &Parts) -> Option<HeaderValue> {
 
 /// The host of an authority, lower-case, without port and final dot: what is matched. None when it is no host.
 pub(crate) fn matched(authority: &HeaderValue) -> Option<Cow<'_, str>> {
-    let text = authority.to_str().ok()?;
-    if text.contains('@') {
-        return None;
-    }
+    let text = std::str::from_utf8(authority.as_bytes()).ok()?;
     let host = without_port(text)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    if host.is_empty() || !host.bytes().all(is_host_byte) {
+    let mut upper = false;
+    for byte in host.bytes() {
+        // Not `@` either: what is before it would be read as the host by others.
+        if !is_host_byte(byte) {
+            return None;
+        }
+        upper |= byte.is_ascii_uppercase();
+    }
+    if host.is_empty() {
         return None;
     }
-    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    Some(if upper {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
         Cow::Borrowed(host)

@@ -18,6 +18,7 @@ use crate::config::ForwardConfig;
 use crate::gateway::Gateway;
 use crate::listening::{Listening, Socket};
 use crate::metrics::WorkerStats;
+use crate::timer;
 use crate::upstream::Pools;
 
 /// Names an opened socket. An address is no name: it may move from one Gateway to another and back.
@@ -172,7 +173,10 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                     let _ = done.send(());
                 }
             },
-            _ = sweep.tick() => worker.pools.sweep(),
+            _ = sweep.tick() => {
+                worker.pools.sweep();
+                timer::fire();
+            }
         }
     }
 }

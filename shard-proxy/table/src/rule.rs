@@ -182,6 +182,11 @@ impl<B> Rule<B> {
 
     /// Chooses a backend by weight from a uniformly distributed number; none when all weights are 0.
     pub fn pick(&self, random: u64) -> Option<&RuleBackend<B>> {
+        self.backends.get(self.pick_index(random)?)
+    }
+
+    /// Position of the backend that [`Rule::pick`] chooses.
+    pub fn pick_index(&self, random: u64) -> Option<usize> {
         if self.total_weight == 0 {
             return None;
         }
@@ -189,7 +194,7 @@ impl<B> Rule<B> {
         let point = ((u128::from(random) * u128::from(self.total_weight)) >> 64) as u64;
         self.backends
             .iter()
-            .find(|backend| point < backend.cumulative)
+            .position(|backend| point < backend.cumulative)
     }
 
     /// The path conditions of its matches, for explanations.

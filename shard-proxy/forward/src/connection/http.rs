@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, header};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -13,11 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
-use crate::body::ResponseBody;
 use crate::cause::{Cause, ConnectionCause};
 use crate::config::HEADERS_WITHOUT_ALLOCATION;
 use crate::stream::ClientStream;
 use crate::streams::{StreamExecutor, Streams, Verdict};
+use crate::timer::LongTimers;
 use crate::worker::Phase;
 use crate::{log, request};
 
@@ -47,25 +47,15 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let config = &connection.worker.config;
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(LongTimers)
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(8192))
         .half_close(false);
     if config.headers_max != HEADERS_WITHOUT_ALLOCATION {
         builder.max_headers(config.headers_max);
     }
-    let service = service_fn(|request: Request<Incoming>| {
-        let connection = Rc::clone(&connection);
-        async move {
-            let mut response = request::handle(Rc::clone(&connection), request).await;
-            if connection.gateway.is_removed() {
-                // hyper closes the connection after a response that says so.
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
+    let service =
+        service_fn(|request: Request<Incoming>| request::handle(Rc::clone(&connection), request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         biased;
@@ -104,7 +94,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         let connection = Rc::clone(&connection);
         let stream = streams.begin();
         async move {
-            let response: Response<ResponseBody> = request::handle(connection, request).await;
+            let response = request::handle(connection, request).await?;
             Ok::<_, Infallible>(response.map(|body| body.watched(stream)))
         }
     });

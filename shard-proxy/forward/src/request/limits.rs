@@ -1,8 +1,9 @@
 //! How long a request may take.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use api_snapshot::config::Timeouts;
@@ -10,6 +11,7 @@ use api_snapshot::config::Timeouts;
 use crate::body::{BodyLimits, Progress};
 use crate::cause::Cause;
 use crate::config::ForwardConfig;
+use crate::timer::Timer;
 
 /// Time limits of one request.
 pub(super) struct Limits {
@@ -83,7 +85,12 @@ impl Limits {
             };
             // Without any limit it is looked at again now and then: the client may come to keep us waiting.
             let until = until.unwrap_or_else(|| Instant::now() + self.client_idle);
-            if let Ok(done) = tokio::time::timeout_at(until.into(), attempt.as_mut()).await {
+            let mut timer = Timer::new(until, until.saturating_duration_since(begun));
+            let done = poll_fn(|cx| match attempt.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending => Pin::new(&mut timer).poll(cx).map(|()| None),
+            });
+            if let Some(done) = done.await {
                 return Ok(done);
             }
             if hard.is_some_and(|hard| hard <= until) {

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use api_snapshot::facts::BackendProtocol;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use super::Limits;
+use super::Outgoing;
 use crate::body::RequestBody;
 use crate::cause::Cause;
 use crate::connection::Connection;
 use crate::log::RequestRecord;
-use crate::upstream::{BackendHandle, ConnectError, SendError, Sent};
+use crate::upstream::{ConnectError, SendError, Sent};
 
 /// Attempts at endpoints for one request: the first and two more.
 const ATTEMPTS_MAX: u8 = 3;
@@ -26,12 +26,21 @@ const ATTEMPTS_MAX: u8 = 3;
 /// - when it has no body and the endpoint says that it did nothing with it (RFC 9113 section 8.7).
 pub(super) async fn send(
     connection: &Rc<Connection>,
-    backend: &BackendHandle,
-    mut request: Request<RequestBody>,
-    limits: &Limits,
+    outgoing: &mut Outgoing,
     record: &mut RequestRecord,
 ) -> Result<(Sent, Option<Instant>), Cause> {
     let worker = &connection.worker;
+    let Outgoing {
+        request: slot,
+        rule,
+        backend,
+        limits,
+    } = outgoing;
+    let backend = rule
+        .backends
+        .get(*backend)
+        .and_then(|backend| backend.target.as_ref())
+        .ok_or(Cause::InvalidBackend)?;
     // Endpoints that could not be connected to.
     let mut tried = [u64::MAX; ATTEMPTS_MAX as usize];
     let mut reuse = true;
@@ -48,28 +57,30 @@ pub(super) async fn send(
             line.upstream = Some(endpoint.0.label());
             line.retries = attempt - 1;
         }
+        let Some(request) = slot else {
+            break;
+        };
         let http2 = endpoint.0.protocol == BackendProtocol::H2c;
         if http2 {
-            to_http2(&mut request)?;
+            to_http2(request)?;
         } else {
-            to_http1(&mut request)?;
+            to_http1(request)?;
         }
         let worth = http2 || reuse && is_repeatable(request.method());
         let spare =
-            (worth && attempt < ATTEMPTS_MAX && is_empty(&request)).then(|| copy_head(&request));
+            (worth && attempt < ATTEMPTS_MAX && is_empty(request)).then(|| Spare::of(request));
         let until = limits.attempt();
-        let sending = pin!(worker.pools.send(endpoint, request, reuse));
-        let error = match limits.apply(until, sending).await? {
+        let outcome = {
+            let sending = pin!(worker.pools.send(endpoint, slot, reuse));
+            limits.apply(until, sending).await?
+        };
+        let error = match outcome {
             Ok(sent) => return Ok((sent, until)),
             Err(error) => error,
         };
         match error {
             SendError::Overflow => return Err(Cause::Overflow),
-            SendError::Unsent {
-                request: unsent,
-                error,
-                reused,
-            } => {
+            SendError::Unsent { error, reused } => {
                 tracing::debug!(backend = %backend.key(), endpoint = id, error = ?error, "request was not sent");
                 let cause = match error {
                     Some(ConnectError::Http(_)) | None => Cause::UpstreamClosed,
@@ -83,7 +94,6 @@ pub(super) async fn send(
                 }
                 // A stale connection says that others may be stale too: the next attempt opens its own.
                 reuse = !reused;
-                request = *unsent;
             }
             SendError::Broken {
                 error,
@@ -101,13 +111,12 @@ pub(super) async fn send(
                 if error.is_parse() || error.is_parse_status() {
                     return Err(Cause::UpstreamProtocol);
                 }
-                let safe =
-                    |request: &Request<_>| unprocessed || reused && is_repeatable(request.method());
+                let safe = |spare: &Spare| unprocessed || reused && is_repeatable(&spare.method);
                 let Some(again) = spare.filter(safe) else {
                     return Err(Cause::UpstreamClosed);
                 };
                 reuse = false;
-                request = again;
+                *slot = Some(again.into_request());
             }
         }
         worker.stats.retries.fetch_add(1, Ordering::Relaxed);
@@ -126,13 +135,41 @@ fn is_repeatable(method: &Method) -> bool {
     )
 }
 
-fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// A request without a body, to be sent again. Lines as a list: a copy of the map costs three times that.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    lines: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Spare {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let headers = request.headers();
+        let mut lines = Vec::with_capacity(headers.len());
+        lines.extend(
+            headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            lines,
+        }
+    }
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        for (name, value) in self.lines {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
 }
 
 /// HTTP/1.1 frames every body: without this, one whose length is not known would be left out of methods that seldom have

@@ -12,9 +12,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::ConnectError;
-use super::pool::{Lease, Pools, SendError, Sent};
+use super::pool::{Lease, Pools, SendError, Sent, unsent};
 use super::{Endpoint, InFlight};
 use crate::body::RequestBody;
+use crate::small_writes::SmallWrites;
 use crate::worker::LocalExecutor;
 
 /// Requests on one connection at most, also when the endpoint allows more: past it another is opened, so that one
@@ -100,25 +101,22 @@ impl Pools {
     pub(super) async fn send_http2(
         self: &Rc<Self>,
         in_flight: InFlight,
-        request: Request<RequestBody>,
+        slot: &mut Option<Request<RequestBody>>,
     ) -> Result<Sent, SendError> {
         let endpoint = in_flight.0.id;
         let found = self.with_shared(&in_flight.0, |shared| shared.choose());
         let reused = found.is_some();
         let shared = match found {
             Some(shared) => Ok(shared),
-            None => Box::pin(self.open_shared(&in_flight.0)).await,
+            None => self.open_shared(&in_flight.0).await,
         };
         let mut shared = match shared {
             Ok(shared) => shared,
             Err(SharedError::Overflow) => return Err(SendError::Overflow),
-            Err(SharedError::Connect(error)) => {
-                return Err(SendError::Unsent {
-                    request: Box::new(request),
-                    error: Some(error),
-                    reused: false,
-                });
-            }
+            Err(SharedError::Connect(error)) => return Err(unsent(Some(error), false)),
+        };
+        let Some(request) = slot.take() else {
+            return Err(unsent(None, reused)); // there is one, or nobody would send
         };
         let stream = Stream::new(Rc::clone(&shared.streams));
         let mut error = match shared.sender.try_send_request(request).await {
@@ -128,19 +126,14 @@ impl Pools {
             }
             Err(error) => error,
         };
-        let returned = error.take_message();
+        *slot = error.take_message();
         let error = error.into_error();
         // A stream that was reset says nothing of the others'.
-        if returned.is_some() || shared.sender.is_closed() || error.is_closed() || is_goaway(&error)
-        {
+        if slot.is_some() || shared.sender.is_closed() || error.is_closed() || is_goaway(&error) {
             self.with_endpoint(endpoint, |shared| shared.take_out(&stream.0));
         }
-        Err(match returned {
-            Some(request) => SendError::Unsent {
-                request: Box::new(request),
-                error: None,
-                reused,
-            },
+        Err(match slot {
+            Some(_) => unsent(None, reused),
             None => SendError::Broken {
                 unprocessed: is_unprocessed(&error),
                 error,
@@ -171,7 +164,7 @@ impl Pools {
             .keep_alive_timeout(Duration::from_secs(10))
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(SmallWrites(stream)))
             .await
             .map_err(ConnectError::Http)?;
         open.established();

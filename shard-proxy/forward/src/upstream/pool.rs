@@ -22,8 +22,9 @@ use super::connect::{ConnectError, connect};
 use super::http2::{SharedConnections, Stream};
 use super::{Endpoint, InFlight};
 use crate::body::RequestBody;
-use crate::config::ForwardConfig;
+use crate::config::{ForwardConfig, HEADERS_WITHOUT_ALLOCATION};
 use crate::metrics::WorkerStats;
+use crate::small_writes::SmallWrites;
 
 /// Connections of one worker.
 pub(crate) struct Pools {
@@ -153,9 +154,8 @@ pub(crate) struct Sent {
 
 /// No response's head has come.
 pub(crate) enum SendError {
-    /// Nothing was written, or the connection was never made: the request is back and may go elsewhere.
+    /// Nothing was written, or the connection was never made: the request is back in its place and may go elsewhere.
     Unsent {
-        request: Box<Request<RequestBody>>,
         error: Option<ConnectError>,
         reused: bool,
     },
@@ -179,27 +179,20 @@ impl Pools {
         })
     }
 
-    /// Sends a request to an endpoint, on an idle connection if `reuse` and there is one. HTTP/2 always shares.
+    /// Sends the request in `slot` to an endpoint, on an idle connection if `reuse` and there is one. HTTP/2 always
+    /// shares. What was not sent is back in the slot.
     ///
     /// Cancel safety: dropping the future closes the connection that it uses.
     pub(crate) async fn send(
         self: &Rc<Self>,
         in_flight: InFlight,
-        request: Request<RequestBody>,
+        slot: &mut Option<Request<RequestBody>>,
         reuse: bool,
     ) -> Result<Sent, SendError> {
-        match in_flight.0.protocol {
-            BackendProtocol::H2c => self.send_http2(in_flight, request).await,
-            _ => self.send_http1(in_flight, request, reuse).await,
+        // What is rare or large is boxed: it would be moved with each request's future.
+        if in_flight.0.protocol == BackendProtocol::H2c {
+            return Box::pin(self.send_http2(in_flight, slot)).await;
         }
-    }
-
-    async fn send_http1(
-        self: &Rc<Self>,
-        in_flight: InFlight,
-        request: Request<RequestBody>,
-        reuse: bool,
-    ) -> Result<Sent, SendError> {
         let endpoint = in_flight.0.id;
         let idle = if reuse {
             self.take_idle(endpoint)
@@ -209,24 +202,10 @@ impl Pools {
         let reused = idle.is_some();
         let (mut sender, open) = match idle {
             Some(idle) => (idle.sender, idle._open),
-            None => {
-                let mut open = self.count_open(&in_flight.0)?;
-                // Boxed: opening is rare and its future large; it would be moved with each request's.
-                match Box::pin(self.open_http1(&in_flight.0)).await {
-                    Ok(sender) => {
-                        open.established();
-                        (sender, open)
-                    }
-                    Err(error) => {
-                        let request = Box::new(request);
-                        return Err(SendError::Unsent {
-                            request,
-                            error: Some(error),
-                            reused,
-                        });
-                    }
-                }
-            }
+            None => Box::pin(self.open_http1(&in_flight.0)).await?,
+        };
+        let Some(request) = slot.take() else {
+            return Err(unsent(None, reused)); // there is one, or nobody would send
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
@@ -244,18 +223,17 @@ impl Pools {
                     },
                 })
             }
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendError::Unsent {
-                    request: Box::new(request),
-                    error: None,
-                    reused,
-                },
-                None => SendError::Broken {
-                    error: error.into_error(),
-                    reused,
-                    unprocessed: false,
-                },
-            }),
+            Err(mut error) => {
+                *slot = error.take_message();
+                Err(match slot {
+                    Some(_) => unsent(None, reused),
+                    None => SendError::Broken {
+                        error: error.into_error(),
+                        reused,
+                        unprocessed: false,
+                    },
+                })
+            }
         }
     }
 
@@ -332,20 +310,29 @@ impl Pools {
     }
 
     async fn open_http1(
-        &self,
-        endpoint: &Endpoint,
-    ) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-        let stream = self.connect(endpoint).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.config.head_bytes_max.max(8192))
-            .handshake(TokioIo::new(stream))
+        self: &Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<(http1::SendRequest<RequestBody>, OpenConnection), SendError> {
+        let mut open = self.count_open(endpoint)?;
+        let stream = self
+            .connect(endpoint)
             .await
-            .map_err(ConnectError::Http)?;
+            .map_err(|error| unsent(Some(error), false))?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(self.config.head_bytes_max.max(8192));
+        if self.config.headers_max != HEADERS_WITHOUT_ALLOCATION {
+            builder.max_headers(self.config.headers_max);
+        }
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(SmallWrites(stream)))
+            .await
+            .map_err(|error| unsent(Some(ConnectError::Http(error)), false))?;
+        open.established();
         // Its end is seen by the sender.
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
-        Ok(sender)
+        Ok((sender, open))
     }
 
     /// Connects. An endpoint that cannot be connected to is passed over for a while.
@@ -385,6 +372,10 @@ impl Pools {
         drop(endpoints);
         drop(old);
     }
+}
+
+pub(super) fn unsent(error: Option<ConnectError>, reused: bool) -> SendError {
+    SendError::Unsent { error, reused }
 }
 
 fn entry<'a>(
