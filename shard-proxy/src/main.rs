@@ -38,6 +38,9 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = api_telemetry::init("shard-proxy", config.log_format)?;
+    // From here on a signal means a drain, also one that comes while the shard still boots.
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     files::prepare(config.connections_max);
     let folder = config.data.join(format!("shard-{}", config.id));
     let served = DataPlane::start(config.forward()).context("start the traffic workers")?;
@@ -111,8 +114,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         shard_proxy_subscribe::run(client, shard, writer, Arc::clone(&plane), status, connected),
     );
 
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -26,6 +26,8 @@ metrics! {
         "Client connections accepted.";
     CONNECTION_FAILURES = "shardway_proxy_connection_failures", "shardway.proxy.connection.failures", "{connection}",
         "Client connections that the proxy ended or never served, by cause: limit, tls, tls_timeout, tls_left, no_request, resets.";
+    SOCKETS_WAITING = "shardway_proxy_sockets_waiting", "shardway.proxy.sockets.waiting", "{socket}",
+        "Sockets that active tables want and that are not open: their address is still another Gateway's, or cannot be opened.";
     UPSTREAM_CONNECTIONS_ACTIVE = "shardway_proxy_upstream_connections_active", "shardway.proxy.upstream.connections.active", "{connection}",
         "Open connections to endpoints.";
     UPSTREAM_CONNECTS = "shardway_proxy_upstream_connects", "shardway.proxy.upstream.connects", "{connection}",

@@ -73,6 +73,8 @@ pub struct Load {
 pub(crate) struct PlaneMetrics {
     pub(crate) workers: Vec<Arc<WorkerStats>>,
     pub(crate) gateways: Arc<Mutex<HashMap<GatewayKey, Arc<Gateway>>>>,
+    /// Sockets that are wanted and not open.
+    pub(crate) sockets_waiting: AtomicU64,
 }
 
 impl PlaneMetrics {
@@ -103,6 +105,8 @@ impl Source for PlaneMetrics {
             &[],
             self.load().connections as f64,
         );
+        let waiting = self.sockets_waiting.load(Ordering::Relaxed);
+        sink.gauge(names::SOCKETS_WAITING, &[], waiting as f64);
         let (opened, closed) = (sum(&|w| &w.upstream_opened), sum(&|w| &w.upstream_closed));
         sink.counter(names::UPSTREAM_CONNECTS, &[("outcome", "ok")], opened);
         sink.counter(

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use api::{BackendKey, CertificateKey, GatewayKey};
@@ -83,6 +83,7 @@ impl DataPlane {
             metrics: Arc::new(PlaneMetrics {
                 workers: stats,
                 gateways: Arc::clone(&gateways),
+                sockets_waiting: AtomicU64::new(0),
             }),
             gateways,
             pending: PendingGateways::default(),
@@ -195,12 +196,19 @@ impl DataPlane {
         if self.draining.load(Ordering::Relaxed) {
             return; // nobody would accept
         }
-        let opening = self.sockets.lock().opening(
-            keys,
-            self.workers.len(),
-            self.config.backlog,
-            &|gateway, port| self.tls(gateway, port),
-        );
+        let opening = {
+            let mut sockets = self.sockets.lock();
+            let opening = sockets.opening(
+                keys,
+                self.workers.len(),
+                self.config.backlog,
+                &|gateway, port| self.tls(gateway, port),
+            );
+            let waiting = sockets.waiting();
+            let metric = &self.metrics.sockets_waiting;
+            metric.store(waiting, Ordering::Relaxed);
+            opening
+        };
         for open in opening {
             for (worker, listener) in self.workers.iter().zip(open.listeners) {
                 let command = Command::Open {

@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::CertificateKey;
@@ -16,6 +17,8 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use shard_proxy_forward::ForwardConfig;
+use support::access::AccessLog;
 use support::{Scripted, Shard, listener, read_message, rule, status, wait_for};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,6 +49,50 @@ fn a_preface_has_to_come_in_time() {
     }
     all_closed(&shard);
     assert_eq!(shard.counter(names::CONNECTION_FAILURES, "no_request"), 3);
+}
+
+/// TLS for `a.test`, and a client's settings that offer HTTP/2.
+fn tls(configure: impl FnOnce(&mut ForwardConfig)) -> (Shard, Arc<rustls::ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    let certificate = Certificate {
+        chain: vec![made.cert.der().to_vec()],
+        key: made.signing_key.serialize_der(),
+        dns_names: vec!["a.test".into()],
+        not_after: i64::MAX,
+    };
+    let shard = Shard::serving(
+        vec![("web", listener(None, Some("a.test")))],
+        vec![],
+        configure,
+        |plane| {
+            let key = CertificateKey::new("shop", "a.test");
+            plane.set_certificate(&key, &certificate).unwrap();
+        },
+    );
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    (shard, Arc::new(config))
+}
+
+#[test]
+fn a_preface_has_to_come_in_time_within_tls_too() {
+    let (shard, config) = tls(|config| config.head_timeout = Duration::from_millis(300));
+    let mut client = shard.connect();
+    let name = "a.test".try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(config, name).unwrap();
+    let mut stream = rustls::Stream::new(&mut session, &mut client.0);
+    stream.write_all(b"P").unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    all_closed(&shard);
+    assert_eq!(shard.counter(names::CONNECTION_FAILURES, "no_request"), 1);
 }
 
 #[test]
@@ -231,20 +278,20 @@ async fn a_client_that_resets_what_it_has_just_asked_for_has_a_budget() {
         shard
     })
     .await;
-    let shard = std::sync::Arc::new(shard);
+    let shard = Arc::new(shard);
     let mut client = http2_to(&shard, 65_535).await;
     for round in 0..=20 {
         assert!(client.ready().await.is_ok(), "closed after {round} resets");
         let asking = tokio::spawn(client.send_request(ask("GET", "/")));
-        let watched = std::sync::Arc::clone(&shard);
+        let watched = Arc::clone(&shard);
         blocking(move || wait_for(|| (watched.plane.load().requests_in_flight == 1).then_some(())))
             .await;
         asking.abort();
-        let watched = std::sync::Arc::clone(&shard);
+        let watched = Arc::clone(&shard);
         blocking(move || wait_for(|| (watched.plane.load().requests_in_flight == 0).then_some(())))
             .await;
     }
-    let watched = std::sync::Arc::clone(&shard);
+    let watched = Arc::clone(&shard);
     blocking(move || all_closed(&watched)).await;
     assert!(client.ready().await.is_err());
     assert_eq!(shard.counter(names::CONNECTION_FAILURES, "resets"), 1);
@@ -258,36 +305,28 @@ fn connections_beyond_the_limit_are_counted() {
         config.connections_max = 1;
     });
     shard.backend("a", BackendProtocol::Http1, &[backend.address]);
+    let lines = AccessLog::keep();
     let mut first = shard.connect();
     assert_eq!(status(&first.get("/")), 200);
-    assert!(shard.connect().is_closed());
+    let mut second = shard.connect();
+    assert!(second.is_closed());
+    let peer = second.0.local_addr().unwrap();
+    lines.has(&format!("flag=limit gateway=shop/edge peer={peer}"));
     assert_eq!(status(&first.get("/")), 200);
     assert_eq!(shard.counter(names::CONNECTION_FAILURES, "limit"), 1);
 }
 
 #[test]
 fn failed_handshakes_and_heads_that_cannot_be_read_have_a_cause() {
-    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
-    let certificate = Certificate {
-        chain: vec![made.cert.der().to_vec()],
-        key: made.signing_key.serialize_der(),
-        dns_names: vec!["a.test".into()],
-        not_after: i64::MAX,
-    };
-    let shard = Shard::serving(
-        vec![("web", listener(None, Some("a.test")))],
-        vec![],
-        |_| {},
-        |plane| {
-            let key = CertificateKey::new("shop", "a.test");
-            plane.set_certificate(&key, &certificate).unwrap();
-        },
-    );
+    let lines = AccessLog::keep();
+    let (shard, _) = tls(|_| {});
     let mut plain = shard.connect();
+    let peer = plain.0.local_addr().unwrap();
     plain.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
     while !plain.is_closed() {} // an alert comes first
     all_closed(&shard);
     assert_eq!(shard.counter(names::CONNECTION_FAILURES, "tls"), 1);
+    lines.has(&format!("flag=tls gateway=shop/edge peer={peer}"));
     drop(shard.connect()); // as a load balancer probes
     wait_for(|| (shard.counter(names::CONNECTION_FAILURES, "tls_left") == 1).then_some(()));
 
@@ -297,7 +336,13 @@ fn failed_handshakes_and_heads_that_cannot_be_read_have_a_cause() {
         (large.as_str(), 431, "HTL"),
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n", 400, "DPE"),
     ] {
-        assert_eq!(status(&shard.ask(head.as_bytes())), expected);
+        let mut client = shard.connect();
+        let peer = client.0.local_addr().unwrap();
+        client.write(head.as_bytes());
+        assert_eq!(status(&client.response()), expected);
         wait_for(|| (shard.counter(names::REQUEST_FAILURES, flag) == 1).then_some(()));
+        lines.has(&format!(
+            "flag={flag} gateway=shop/edge peer={peer} status={expected}"
+        ));
     }
 }

@@ -9,10 +9,11 @@ use std::net::{SocketAddr, TcpStream};
 use api::GatewayKey;
 use api_snapshot::config::ListenerSpec;
 use api_snapshot::facts::{Backend, BackendProtocol, Binding, Endpoint, EndpointAddress};
+use api_telemetry::names;
 use shard_proxy_forward::{DataPlane, ForwardConfig, PreparedGateway};
 use support::{
-    Client, Scripted, WAIT, backend_key, block_on, listener, own_address, read_message, rule,
-    status, table, wait_for,
+    Client, Scripted, WAIT, backend_key, block_on, counter, listener, own_address, read_message,
+    rule, status, table, wait_for,
 };
 
 /// A data plane with two workers and backends that answer with their names.
@@ -198,8 +199,10 @@ fn an_address_that_waits_for_a_gateway_that_is_removed_opens_then() {
     pool.activate(pool.prepare("a", 1, "a", &[(80, 18080)]));
     pool.activate(pool.prepare("b", 2, "b", &[(80, 18080)]));
     assert_eq!(pool.answers(18080), ["a"]);
+    assert_eq!(counter(&pool.plane, names::SOCKETS_WAITING, ""), 1);
     pool.remove("a");
     assert_eq!(pool.answers(18080), ["b"]);
+    assert_eq!(counter(&pool.plane, names::SOCKETS_WAITING, ""), 0);
 }
 
 #[test]

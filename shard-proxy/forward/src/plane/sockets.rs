@@ -244,6 +244,11 @@ impl Sockets {
         }))
     }
 
+    /// Sockets that are wanted and not open.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.values().map(|keys| keys.len() as u64).sum()
+    }
+
     /// Every open socket with its listener's port, sorted.
     pub(super) fn list(&self) -> Vec<(GatewayKey, SocketAddr, u16)> {
         let mut all: Vec<_> = self

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 #![allow(clippy::unwrap_used, missing_docs)] // a failed unwrap is a failed test
 
+pub mod access;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -178,21 +180,28 @@ impl Shard {
 
     /// Sum of a counter over the series that have `value` as a label's value; over all for an empty one.
     pub fn counter(&self, desc: &'static Desc, value: &str) -> u64 {
-        struct Sum<'a>(&'static Desc, &'a str, u64);
-        impl Sink for Sum<'_> {
-            fn counter(&mut self, desc: &'static Desc, labels: Labels<'_>, value: u64) {
-                let wanted = self.1.is_empty() || labels.iter().any(|(_, of)| *of == self.1);
-                if desc.name == self.0.name && wanted {
-                    self.2 += value;
-                }
-            }
-            fn gauge(&mut self, _: &'static Desc, _: Labels<'_>, _: f64) {}
-            fn histogram(&mut self, _: &'static Desc, _: Labels<'_>, _: &HistogramValue) {}
-        }
-        let mut sum = Sum(desc, value, 0);
-        self.plane.metrics().collect(&mut sum);
-        sum.2
+        counter(&self.plane, desc, value)
     }
+}
+
+/// As [`Shard::counter`], and the same for a gauge.
+pub fn counter(plane: &DataPlane, desc: &'static Desc, value: &str) -> u64 {
+    struct Sum<'a>(&'static Desc, &'a str, u64);
+    impl Sink for Sum<'_> {
+        fn counter(&mut self, desc: &'static Desc, labels: Labels<'_>, value: u64) {
+            let wanted = self.1.is_empty() || labels.iter().any(|(_, of)| *of == self.1);
+            if desc.name == self.0.name && wanted {
+                self.2 += value;
+            }
+        }
+        fn gauge(&mut self, desc: &'static Desc, labels: Labels<'_>, value: f64) {
+            self.counter(desc, labels, value as u64);
+        }
+        fn histogram(&mut self, _: &'static Desc, _: Labels<'_>, _: &HistogramValue) {}
+    }
+    let mut sum = Sum(desc, value, 0);
+    plane.metrics().collect(&mut sum);
+    sum.2
 }
 
 /// A Gateway's table as the operator would send it whole.
