@@ -52,23 +52,35 @@ fn kept(cluster: &Cluster, program: &str, names: Vec<String>) -> anyhow::Result<
 /// # Errors
 /// When the name has no tag, a file cannot be read, or the cluster is not up.
 pub fn load(cluster: &Cluster, name: &str, programs: &[PathBuf]) -> anyhow::Result<()> {
-    let tagged = name
-        .rsplit_once(':')
-        .is_some_and(|(_, tag)| !tag.is_empty() && !tag.contains('/'));
-    if !tagged {
-        bail!("{name}: want NAME:TAG");
-    }
     if process::find(cluster, "containerd").is_none() {
         bail!("the cluster is not up");
     }
     let folder = cluster.state().join("images");
     fs::create_dir_all(&folder)?;
     let archive = folder.join("import.tar");
-    let content = Image::of_rust(&full_name(name), programs).archive(&folder)?;
-    fs::write(&archive, content)?;
+    save(&archive, name, programs)?;
     import(cluster, &archive).with_context(|| format!("import the image {name}"))?;
     fs::remove_file(&archive)?;
     Ok(())
+}
+
+/// Writes an image of programs to a file, as `docker save` does.
+///
+/// # Errors
+/// When the name has no tag, or a file cannot be read or written.
+pub fn save(file: &Path, name: &str, programs: &[PathBuf]) -> anyhow::Result<()> {
+    let tagged = name
+        .rsplit_once(':')
+        .is_some_and(|(_, tag)| !tag.is_empty() && !tag.contains('/'));
+    if !tagged {
+        bail!("{name}: want NAME:TAG");
+    }
+    let file = std::path::absolute(file)?;
+    let folder = file.parent().context("an archive is in a folder")?;
+    let content = Image::of_rust(&full_name(name), programs)
+        .archive(folder)
+        .with_context(|| format!("make the image {name}"))?;
+    fs::write(&file, content).with_context(|| format!("write {}", file.display()))
 }
 
 /// Names of the images that the cluster has.
@@ -113,8 +125,17 @@ fn full_name(name: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_a_tag_is_refused() {
+        for name in ["a", "host:5000/a", "a:"] {
+            let error = save(Path::new("/nowhere/a.tar"), name, &[]).unwrap_err();
+            assert!(error.to_string().contains("want NAME:TAG"), "{error}");
+        }
+    }
 
     #[test]
     fn a_short_name_is_completed() {

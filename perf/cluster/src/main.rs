@@ -42,6 +42,17 @@ enum Task {
         #[arg(required = true, value_name = "BINARY")]
         programs: Vec<PathBuf>,
     },
+    /// Write such an image to a file, for docker load and kind; needs no root
+    SaveImage {
+        /// File to write
+        file: PathBuf,
+        /// Name of the image with its tag
+        #[arg(value_name = "NAME:TAG")]
+        image: String,
+        /// Programs that cargo built
+        #[arg(required = true, value_name = "BINARY")]
+        programs: Vec<PathBuf>,
+    },
     /// Print the names of the images
     Images,
     /// Run a command in the cluster's network, with kubectl and helm in the path
@@ -73,6 +84,15 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    if let Task::SaveImage {
+        file,
+        image,
+        programs,
+    } = &flags.task
+    {
+        images::save(file, image, programs)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !rustix::process::geteuid().is_root() {
         bail!("needs root: it makes namespaces, mounts and cgroups");
     }
@@ -99,6 +119,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             }
         }
         Task::LoadImage { image, programs } => images::load(&cluster, image, programs)?,
+        Task::SaveImage { .. } => {}
         Task::Images => print_lines(&images::list(&cluster)?),
         Task::Exec { command } => {
             let mut line = cluster.command(&command[0]);

@@ -113,16 +113,20 @@ const NODE_PACKAGES: &[(&str, &str)] = &[
 ];
 
 fn cluster(arguments: Vec<OsString>) -> Result<(), String> {
-    if !setup::is_root() {
-        return Err("cluster needs root: it makes namespaces, mounts and cgroups".into());
+    // An image is written by anybody, for another cluster.
+    let only_a_file = arguments.first().is_some_and(|task| task == "save-image");
+    if !only_a_file {
+        if !setup::is_root() {
+            return Err("cluster needs root: it makes namespaces, mounts and cgroups".into());
+        }
+        // Only what is missing: another containerd that is there may come from a package that this one would push out.
+        let (names, files): (Vec<&str>, Vec<&str>) = NODE_PACKAGES
+            .iter()
+            .filter(|(_, file)| !std::path::Path::new(file).exists())
+            .copied()
+            .unzip();
+        setup::packages(&names, &files)?;
     }
-    // Only what is missing: another containerd that is there may come from a package that this one would push out.
-    let (names, files): (Vec<&str>, Vec<&str>) = NODE_PACKAGES
-        .iter()
-        .filter(|(_, file)| !std::path::Path::new(file).exists())
-        .copied()
-        .unzip();
-    setup::packages(&names, &files)?;
     let bin = build(&["perf-cluster"])?;
     let mut command = Command::new(bin.join("shardway-cluster"));
     command
