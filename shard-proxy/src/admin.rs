@@ -7,7 +7,7 @@ use api_telemetry::admin::Reply;
 use api_telemetry::metrics::{Sink, Source};
 use api_telemetry::{names, prometheus};
 use serde_json::json;
-use shard_proxy_subscribe::ShardStatus;
+use shard_proxy_subscribe::{ServedGateways, ShardStatus};
 use tokio::sync::watch;
 
 use crate::plane::Served;
@@ -17,6 +17,7 @@ pub(crate) struct View {
     pub(crate) shard: u32,
     pub(crate) plane: Arc<Served>,
     pub(crate) status: watch::Receiver<ShardStatus>,
+    pub(crate) served: ServedGateways,
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
@@ -53,9 +54,10 @@ impl View {
 
     /// Live state without secrets.
     fn dump(&self) -> serde_json::Value {
-        let status = self.status.borrow().clone();
-        let gateways: Vec<_> = status
-            .gateways
+        let status = *self.status.borrow();
+        let gateways: Vec<_> = self
+            .served
+            .list()
             .iter()
             .map(|(key, (revision, rules))| {
                 let table = self.plane.0.table(key);
@@ -96,20 +98,16 @@ impl View {
 /// Metrics of the table.
 pub(crate) struct TableMetrics {
     pub(crate) status: watch::Receiver<ShardStatus>,
+    pub(crate) served: ServedGateways,
     pub(crate) connected: watch::Receiver<bool>,
 }
 
 impl Source for TableMetrics {
     fn collect(&self, sink: &mut dyn Sink) {
-        let status = self.status.borrow().clone();
-        let newest = status
-            .gateways
-            .values()
-            .map(|(revision, _)| revision.0)
-            .max()
-            .unwrap_or(0);
-        sink.gauge(names::TABLE_REVISION, &[], newest as f64);
-        sink.gauge(names::TABLE_GATEWAYS, &[], status.gateways.len() as f64);
+        let status = *self.status.borrow();
+        let (gateways, newest) = self.served.count();
+        sink.gauge(names::TABLE_REVISION, &[], newest.0 as f64);
+        sink.gauge(names::TABLE_GATEWAYS, &[], gateways as f64);
         sink.counter(names::STREAM_RESYNCS, &[], status.resyncs);
         sink.gauge(
             names::STREAM_CONNECTED,

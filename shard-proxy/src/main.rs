@@ -61,6 +61,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     status.send_replace(shard.status());
+    let served = shard.served();
 
     let admin = TcpListener::bind(config.admin)
         .await
@@ -74,19 +75,22 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let _ = std::fs::write(folder.join("admin.addr"), &admin_address);
     let table_metrics = TableMetrics {
         status: status_seen.clone(),
+        served: served.clone(),
         connected: connected_seen.clone(),
     };
-    let sources = vec![
+    let mut sources = vec![
         plane.0.metrics(),
         Arc::new(table_metrics),
         telemetry.metrics(),
     ];
+    sources.extend(writer.as_ref().map(|writer| writer.metrics()));
     telemetry.export_metrics(sources.clone());
     let draining = Arc::new(AtomicBool::new(false));
     let view = View {
         shard: config.id,
         plane: Arc::clone(&plane),
         status: status_seen,
+        served,
         connected: connected_seen,
         draining: Arc::clone(&draining),
         sources,

@@ -28,18 +28,15 @@ impl Plane for Served {
         self.0.remove_backend(key);
     }
 
-    fn set_certificate(
+    fn change_certificates(
         &self,
-        key: &CertificateKey,
-        certificate: &Certificate,
-    ) -> Result<(), String> {
-        self.0
-            .set_certificate(key, certificate)
-            .map_err(|error| error.to_string())
-    }
-
-    fn remove_certificate(&self, key: &CertificateKey) {
-        self.0.remove_certificate(key);
+        changes: Vec<(CertificateKey, Option<Certificate>)>,
+    ) -> Vec<String> {
+        let changes = changes.iter();
+        let errors = self
+            .0
+            .change_certificates(changes.map(|(key, certificate)| (key, certificate.as_ref())));
+        errors.iter().map(ToString::to_string).collect()
     }
 
     fn prepare(
@@ -56,8 +53,8 @@ impl Plane for Served {
             })
     }
 
-    async fn activate(&self, prepared: PreparedGateway) {
-        self.0.activate(prepared).await;
+    async fn activate(&self, prepared: Vec<PreparedGateway>) {
+        self.0.activate_all(prepared).await;
     }
 
     async fn remove(&self, gateway: &GatewayKey) {

@@ -1,30 +1,44 @@
 //! Keeps a stream to an operator open.
 
+mod connect;
+
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use api_telemetry::Chain;
 use api_wire::MESSAGE_BYTES_MAX;
 use api_wire::delivery::delivery_client::DeliveryClient;
-use api_wire::delivery::{self, FromShard, from_shard};
+use api_wire::delivery::{self, FromShard, ToShard, from_shard};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::Streaming;
 
 use crate::Plane;
 use crate::disk::Writer;
-use crate::shard::{Shard, ShardStatus};
+use crate::shard::{Outcome, Shard, ShardStatus};
+use connect::{StreamError, connect};
 
 /// First pause after a stream broke; it doubles up to [`PAUSE_MAX`] and is cut by up to a half at random.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How often the operator is told what this shard does.
+/// How often it is said that no operator can be reached.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+/// How often the operator is told what this shard does, and asked for what the copy on disk has lost.
 const LOAD_EVERY: Duration = Duration::from_secs(2);
+/// Gateways asked for at a time because the copy on disk has lost them.
+const LOST_MAX: usize = 100;
 /// Answers that wait to be sent; the shard waits for room.
 const ANSWERS_MAX: usize = 1024;
-/// Time for connect and TLS handshake.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Messages taken off the stream before they are worked on, so that those that wait long can be said to.
+const BACKLOG_MAX: usize = 64;
+/// Messages ahead of a step from which it is said to wait.
+const BACKLOG_BUSY: usize = 16;
 
 /// Files for mutual TLS, read anew for each connection, so that renewed ones are taken up.
 #[derive(Debug, Clone)]
@@ -52,57 +66,40 @@ pub struct ClientConfig {
     pub tls: Option<ClientTls>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum StreamError {
-    #[error("read {}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("connect to {operator}")]
-    Connect {
-        operator: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
-    #[error("delta stream")]
-    Status(#[from] tonic::Status),
-    #[error("delta stream ended")]
-    Ended,
-}
-
 /// Follows the operators for ever; never returns while the process should serve. `status` is kept current; `connected`
 /// says whether a stream is open.
 pub async fn run<P: Plane>(
     config: ClientConfig,
-    mut shard: Shard<P>,
+    shard: Shard<P>,
     writer: Option<Writer>,
     plane: std::sync::Arc<P>,
     status: watch::Sender<ShardStatus>,
     connected: watch::Sender<bool>,
 ) {
+    let mut client = Client {
+        shard,
+        writer,
+        plane,
+        status,
+        lost: VecDeque::new(),
+    };
     let mut pause = PAUSE_MIN;
     let mut random = u64::from(config.shard) + 1;
+    let mut warned: Option<Instant> = None;
     for operator in config.operators.iter().cycle() {
-        let _ = status.send(shard.status());
-        let began = tokio::time::Instant::now();
-        let error = match follow(
-            &config,
-            operator,
-            &mut shard,
-            writer.as_ref(),
-            &*plane,
-            &status,
-            &connected,
-        )
-        .await
-        {
+        client.publish();
+        let began = Instant::now();
+        let error = match client.follow(&config, operator, &connected).await {
             Ok(()) => StreamError::Ended,
             Err(error) => error,
         };
-        if connected.send_replace(false) {
+        let lost = connected.send_replace(false);
+        if lost {
             tracing::warn!(operator, error = %Chain(&error), "delta stream lost; serving on");
+            warned = Some(began);
+        } else if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            tracing::warn!(operator, error = %Chain(&error), "no delta stream; serving what is held, trying on");
+            warned = Some(Instant::now());
         } else {
             tracing::debug!(operator, error = %Chain(&error), "no delta stream");
         }
@@ -118,52 +115,146 @@ pub async fn run<P: Plane>(
     }
 }
 
-async fn follow<P: Plane>(
-    config: &ClientConfig,
-    operator: &str,
-    shard: &mut Shard<P>,
-    writer: Option<&Writer>,
-    plane: &P,
-    status: &watch::Sender<ShardStatus>,
-    connected: &watch::Sender<bool>,
-) -> Result<(), StreamError> {
-    let channel = connect(config, operator).await?;
-    let mut client = DeliveryClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
-    shard.forget_prepared();
-    let _ = answers.send(shard.hello(config.shard, &config.admin)).await;
-    let mut messages = client
-        .subscribe(ReceiverStream::new(receiver))
-        .await?
-        .into_inner();
-    for answer in shard.standing() {
-        answers.send(answer).await.map_err(|_| StreamError::Ended)?;
-    }
-    connected.send_replace(true);
-    tracing::info!(operator, "delta stream open");
-    let mut load = tokio::time::interval(LOAD_EVERY);
-    loop {
-        tokio::select! {
-            message = messages.message() => {
-                let Some(message) = message? else { return Err(StreamError::Ended) };
-                let outcome = shard.take(message).await;
-                for answer in outcome.answers {
-                    answers.send(answer).await.map_err(|_| StreamError::Ended)?;
+struct Client<P: Plane> {
+    shard: Shard<P>,
+    writer: Option<Writer>,
+    plane: std::sync::Arc<P>,
+    status: watch::Sender<ShardStatus>,
+    /// What the copy on disk has lost and was not asked for yet.
+    lost: VecDeque<Option<api::GatewayKey>>,
+}
+
+impl<P: Plane> Client<P> {
+    async fn follow(
+        &mut self,
+        config: &ClientConfig,
+        operator: &str,
+        connected: &watch::Sender<bool>,
+    ) -> Result<(), StreamError> {
+        let channel = connect(config, operator).await?;
+        let mut client = DeliveryClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        self.shard.forget_prepared();
+        let hello = self.shard.hello(config.shard, &config.admin);
+        say(&answers, [hello]).await?;
+        let mut messages = client
+            .subscribe(ReceiverStream::new(receiver))
+            .await?
+            .into_inner();
+        connected.send_replace(true);
+        tracing::info!(operator, "delta stream open");
+        let mut load = tokio::time::interval(LOAD_EVERY);
+        let mut backlog = VecDeque::new();
+        loop {
+            tokio::select! {
+                message = messages.message() => {
+                    let Some(message) = message? else { return Err(StreamError::Ended) };
+                    backlog.push_back(message);
+                    self.work_off(&mut backlog, &mut messages, &answers).await?;
                 }
-                if let Some(writer) = writer {
-                    for change in outcome.changes {
-                        writer.write(change);
-                    }
+                _ = load.tick() => {
+                    say(&answers, [load_of(&*self.plane)]).await?;
+                    let outcome = self.ask_for_lost();
+                    self.tell(outcome, &answers).await?;
                 }
-                let _ = status.send(shard.status());
-            }
-            _ = load.tick() => {
-                answers.send(load_of(plane)).await.map_err(|_| StreamError::Ended)?;
             }
         }
     }
+
+    /// Takes messages until none waits. Those that take long, or wait behind others, are said to before.
+    async fn work_off(
+        &mut self,
+        backlog: &mut VecDeque<ToShard>,
+        messages: &mut Streaming<ToShard>,
+        answers: &mpsc::Sender<FromShard>,
+    ) -> Result<(), StreamError> {
+        while let Some(message) = backlog.pop_front() {
+            if let Some(busy) = Shard::<P>::busy(&message, false) {
+                say(answers, [busy]).await?;
+                // The stream's own task has to run for it to leave.
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let outcome = self.shard.take(message).await;
+            self.tell(outcome, answers).await?;
+            while backlog.len() < BACKLOG_MAX
+                && let Some(message) = at_hand(messages).await?
+            {
+                if backlog.len() >= BACKLOG_BUSY
+                    && let Some(busy) = Shard::<P>::busy(&message, true)
+                {
+                    say(answers, [busy]).await?;
+                }
+                backlog.push_back(message);
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &mut self,
+        outcome: Outcome,
+        answers: &mpsc::Sender<FromShard>,
+    ) -> Result<(), StreamError> {
+        if let Some(writer) = &self.writer {
+            for change in outcome.changes {
+                writer.write(change);
+            }
+        }
+        self.publish();
+        say(answers, outcome.answers).await
+    }
+
+    fn publish(&self) {
+        let now = self.shard.status();
+        self.status.send_if_modified(|status| {
+            let changed = *status != now;
+            *status = now;
+            changed
+        });
+    }
+
+    /// Asks for some of what the copy on disk has lost.
+    fn ask_for_lost(&mut self) -> Outcome {
+        if let Some(writer) = &self.writer {
+            let (lost, all) = writer.take_lost();
+            self.lost.extend(lost);
+            if all {
+                self.lost = self.shard.all_held().into();
+            }
+        }
+        let mut outcome = Outcome::default();
+        let some = self.lost.len().min(LOST_MAX);
+        for lost in self.lost.drain(..some) {
+            let asked = self.shard.ask_for_copy(lost.as_ref());
+            outcome.answers.extend(asked.answers);
+        }
+        outcome
+    }
+}
+
+async fn say(
+    answers: &mpsc::Sender<FromShard>,
+    all: impl IntoIterator<Item = FromShard>,
+) -> Result<(), StreamError> {
+    for answer in all {
+        answers.send(answer).await.map_err(|_| StreamError::Ended)?;
+    }
+    Ok(())
+}
+
+/// A message that has arrived, without waiting for one. The end of the stream is seen when the next is waited for.
+async fn at_hand(messages: &mut Streaming<ToShard>) -> Result<Option<ToShard>, StreamError> {
+    let polled = std::future::poll_fn(|context| {
+        Poll::Ready(match Pin::new(&mut *messages).poll_next(context) {
+            Poll::Ready(message) => message,
+            Poll::Pending => None,
+        })
+    });
+    Ok(polled.await.transpose()?)
 }
 
 fn load_of<P: Plane>(plane: &P) -> FromShard {
@@ -183,41 +274,4 @@ fn rss_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
-}
-
-async fn connect(config: &ClientConfig, operator: &str) -> Result<Channel, StreamError> {
-    let failed = |source| StreamError::Connect {
-        operator: operator.to_owned(),
-        source,
-    };
-    let scheme = if config.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{operator}"))
-        .map_err(failed)?
-        .connect_timeout(CONNECT_WITHIN)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024);
-    if let Some(tls) = &config.tls {
-        let (ca, certificate, key) = (read(&tls.ca)?, read(&tls.certificate)?, read(&tls.key)?);
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca))
-            .identity(Identity::from_pem(certificate, key))
-            .domain_name(tls.server_name.clone());
-        endpoint = endpoint.tls_config(tls).map_err(failed)?;
-    }
-    endpoint.connect().await.map_err(failed)
-}
-
-fn read(path: &PathBuf) -> Result<Vec<u8>, StreamError> {
-    std::fs::read(path).map_err(|source| StreamError::File {
-        path: path.clone(),
-        source,
-    })
 }

@@ -9,7 +9,9 @@
 //! - A delta is applied to exactly the revision that it names as its base; anything else asks for the Gateway anew.
 //! - What is held has the hash that the operator named, or it is not held.
 //! - The active table changes by `Activate` alone; what is prepared stands beside it.
-//! - The file holds what was activated, never what was merely prepared; it is written behind, never waited for.
+//! - Revisions compare within one history; what is held of another serves until something is sent.
+//! - The file holds what was activated, never what was merely prepared; it is written behind, never waited for. What it
+//!   has lost is asked for anew.
 //! - Without an operator everything goes on as it is.
 //!
 //! It deliberately does not know: HTTP, TLS to clients, how a Gateway is served (see [`Plane`]).
@@ -26,7 +28,7 @@ use shard_proxy_table::SubTable;
 
 pub use client::{ClientConfig, ClientTls, run};
 pub use disk::{Disk, DiskError, Writer};
-pub use shard::{Shard, ShardStatus};
+pub use shard::{ServedGateways, Shard, ShardStatus};
 
 /// What serves Gateways. Called by one task.
 pub trait Plane: Send + Sync + 'static {
@@ -41,17 +43,12 @@ pub trait Plane: Send + Sync + 'static {
     fn set_backend(&self, key: &BackendKey, backend: &Backend);
     /// Takes a backend's endpoints away.
     fn remove_backend(&self, key: &BackendKey);
-    /// Takes a certificate.
-    ///
-    /// # Errors
-    /// A text that says what is wrong with it; the one before stays.
-    fn set_certificate(
+    /// Takes certificates, and forgets those without one, all at once. Gives a text for each that cannot be used; the one
+    /// before stays.
+    fn change_certificates(
         &self,
-        key: &CertificateKey,
-        certificate: &Certificate,
-    ) -> Result<(), String>;
-    /// Forgets a certificate.
-    fn remove_certificate(&self, key: &CertificateKey);
+        changes: Vec<(CertificateKey, Option<Certificate>)>,
+    ) -> Vec<String>;
     /// Binds what a table needs.
     ///
     /// # Errors
@@ -61,8 +58,8 @@ pub trait Plane: Send + Sync + 'static {
         table: SubTable<Self::Backend>,
         bindings: &BTreeMap<u16, Binding>,
     ) -> Result<Self::Prepared, PrepareFailure>;
-    /// Serves a prepared table from now on.
-    fn activate(&self, prepared: Self::Prepared) -> impl Future<Output = ()> + Send;
+    /// Serves prepared tables from now on, together: an address may go from one Gateway to another.
+    fn activate(&self, prepared: Vec<Self::Prepared>) -> impl Future<Output = ()> + Send;
     /// Stops serving a Gateway.
     fn remove(&self, gateway: &GatewayKey) -> impl Future<Output = ()> + Send;
     /// What it is doing now: connections, requests in flight, requests since the start.

@@ -1,43 +1,46 @@
 //! What the shard holds, and what each message does to it.
 
+mod answers;
+mod facts;
+mod parts;
+mod step;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::{GatewayKey, Revision};
 use api_snapshot::facts::Binding;
-use api_snapshot::{Fact, FactKey, Op, SetHash, decode};
+use api_snapshot::{Epoch, SetHash};
 use api_wire::delivery::{self, FromShard, ToShard, from_shard, to_shard};
-use api_wire::{WireError, gateway_key, ops_from_wire, set_hash};
-use shard_proxy_table::{ApplyError, SubTable};
+use api_wire::{WireError, gateway_key};
+use parking_lot::Mutex;
 
 use crate::Plane;
 use crate::disk::{Change, Stored};
+use parts::Parts;
+use step::Held;
+
+/// Operations from which a step is said to take longer before it is begun.
+const BUSY_OPS: usize = 1000;
+/// Time asked for each of so many operations.
+const BUSY_MS: u32 = 200;
 
 /// The shard's state. One task owns it.
 pub struct Shard<P: Plane> {
     plane: Arc<P>,
+    /// The history that all revisions here are of.
+    epoch: Epoch,
     facts_revision: Revision,
     facts: HashMap<Vec<u8>, SetHash>,
     facts_hash: SetHash,
     bindings: HashMap<GatewayKey, BTreeMap<u16, Binding>>,
     gateways: HashMap<GatewayKey, Held<P>>,
+    served: ServedGateways,
+    /// What was asked for anew on this stream, and has not come yet; none stands for the facts.
+    asked: HashSet<Option<GatewayKey>>,
+    parts: Parts,
     synced: bool,
     resyncs: u64,
-}
-
-struct Held<P: Plane> {
-    active: SubTable<P::Backend>,
-    serves: bool,
-    /// Prepared or refused steps after the active table, oldest first.
-    next: Vec<Next<P>>,
-}
-
-struct Next<P: Plane> {
-    table: SubTable<P::Backend>,
-    prepared: Option<P::Prepared>,
-    removed: bool,
-    replace: bool,
-    ops: Vec<Op>,
 }
 
 /// What messages lead to.
@@ -47,17 +50,41 @@ pub(crate) struct Outcome {
     pub(crate) changes: Vec<Change>,
 }
 
-/// Where the shard stands, for people and probes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Where the shard stands, for probes and metrics. Cheap: it is made after each message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardStatus {
     /// Whether a table was loaded, from disk or from an operator.
     pub ready: bool,
-    /// Gateways that it serves, with their revisions and rules.
-    pub gateways: BTreeMap<GatewayKey, (Revision, usize)>,
     /// Facts that it holds.
     pub facts: usize,
     /// Gaps and wrong hashes since the start.
     pub resyncs: u64,
+}
+
+/// The Gateways that a shard serves, with their revisions and rules. A handle: it shows what is true now.
+#[derive(Debug, Clone, Default)]
+pub struct ServedGateways(Arc<Mutex<BTreeMap<GatewayKey, (Revision, usize)>>>);
+
+impl ServedGateways {
+    /// All of them. Cost: O(Gateways).
+    pub fn list(&self) -> BTreeMap<GatewayKey, (Revision, usize)> {
+        self.0.lock().clone()
+    }
+
+    /// How many there are, and their highest revision. Cost: O(Gateways).
+    pub fn count(&self) -> (usize, Revision) {
+        let served = self.0.lock();
+        let newest = served.values().map(|(revision, _)| *revision).max();
+        (served.len(), newest.unwrap_or_default())
+    }
+
+    fn set(&self, gateway: &GatewayKey, to: Option<(Revision, usize)>) {
+        let mut served = self.0.lock();
+        match to {
+            Some(to) => served.insert(gateway.clone(), to),
+            None => served.remove(gateway),
+        };
+    }
 }
 
 impl<P: Plane> Shard<P> {
@@ -65,11 +92,15 @@ impl<P: Plane> Shard<P> {
     pub fn new(plane: Arc<P>) -> Self {
         Self {
             plane,
+            epoch: Epoch::NONE,
             facts_revision: Revision(0),
             facts: HashMap::new(),
             facts_hash: SetHash::default(),
             bindings: HashMap::new(),
             gateways: HashMap::new(),
+            served: ServedGateways::default(),
+            asked: HashSet::new(),
+            parts: Parts::default(),
             synced: false,
             resyncs: 0,
         }
@@ -77,17 +108,13 @@ impl<P: Plane> Shard<P> {
 
     /// Serves what was stored; a Gateway that cannot be served is left out and comes anew from the operator.
     pub async fn boot(&mut self, stored: Stored) {
+        self.epoch = stored.epoch;
         let facts = delivery::Facts {
-            base: 0,
             revision: stored.facts_revision.0,
             ops: api_wire::ops_to_wire(&stored.facts),
             replace: true,
-            hash: stored
-                .facts
-                .iter()
-                .fold(SetHash::default(), add)
-                .to_bytes()
-                .to_vec(),
+            hash: stored.facts_hash().to_bytes().to_vec(),
+            ..delivery::Facts::default()
         };
         let mut outcome = Outcome::default();
         // From the file of this shard itself; a part that is unreadable is logged within.
@@ -96,12 +123,11 @@ impl<P: Plane> Shard<P> {
             let key = gateway.gateway;
             let prepare = delivery::Prepare {
                 gateway: Some((&key).into()),
-                base: 0,
                 revision: gateway.revision.0,
                 ops: api_wire::ops_to_wire(&gateway.ops),
                 replace: true,
                 hash: gateway.hash.to_bytes().to_vec(),
-                removed: false,
+                ..delivery::Prepare::default()
             };
             let _ = self.prepare(prepare, &mut outcome);
             let activate = delivery::Activate {
@@ -110,7 +136,9 @@ impl<P: Plane> Shard<P> {
             };
             let _ = self.activate(activate, &mut outcome).await;
         }
-        let serving = self.gateways.values().filter(|held| held.serves).count();
+        self.resyncs = 0;
+        self.forget_prepared();
+        let serving = self.served.count().0;
         tracing::info!(
             gateways = serving,
             facts = self.facts.len(),
@@ -131,66 +159,74 @@ impl<P: Plane> Shard<P> {
                 active_hash: held.active.hash().to_bytes().to_vec(),
             })
             .collect();
-        wire(from_shard::Message::Hello(delivery::Hello {
+        answers::wire(from_shard::Message::Hello(delivery::Hello {
             shard,
             version: env!("CARGO_PKG_VERSION").into(),
             admin: admin.into(),
             facts_revision: self.facts_revision.0,
             facts_hash: self.facts_hash.to_bytes().to_vec(),
             gateways,
+            epoch: self.epoch.0,
         }))
     }
 
-    /// What a new stream is told after the hello: what is served, and what is prepared.
-    pub(crate) fn standing(&self) -> Vec<FromShard> {
-        let mut answers = Vec::new();
-        for (key, held) in &self.gateways {
-            if held.serves {
-                answers.push(acknowledged(key, held.active.revision()));
-            }
-        }
-        answers
-    }
-
-    /// Forgets what is prepared: a new stream sends it again.
+    /// Forgets what is prepared, in parts or asked for: a new stream sends what is missing.
     pub(crate) fn forget_prepared(&mut self) {
         for held in self.gateways.values_mut() {
-            held.next.clear();
+            held.forget_steps();
         }
         self.gateways.retain(|_, held| held.serves);
+        self.asked.clear();
+        self.parts = Parts::default();
     }
 
-    /// Where it stands.
+    /// Where it stands. Cost: O(1).
     pub fn status(&self) -> ShardStatus {
         ShardStatus {
             ready: self.synced,
-            gateways: self
-                .gateways
-                .iter()
-                .filter(|(_, held)| held.serves)
-                .map(|(key, held)| {
-                    (
-                        key.clone(),
-                        (held.active.revision(), held.active.rule_count()),
-                    )
-                })
-                .collect(),
             facts: self.facts.len(),
             resyncs: self.resyncs,
         }
+    }
+
+    /// What it serves, now and later.
+    pub fn served(&self) -> ServedGateways {
+        self.served.clone()
+    }
+
+    /// What to say before a message is taken that takes longer than the operator waits, or that waits behind others.
+    pub(crate) fn busy(message: &ToShard, waits: bool) -> Option<FromShard> {
+        let Some(to_shard::Message::Prepare(prepare)) = &message.message else {
+            return None;
+        };
+        let thousands = u32::try_from(prepare.ops.len() / BUSY_OPS).unwrap_or(u32::MAX);
+        if thousands == 0 && !waits && !prepare.more {
+            return None;
+        }
+        Some(answers::wire(from_shard::Message::Busy(delivery::Busy {
+            gateway: prepare.gateway.clone(),
+            revision: prepare.revision,
+            extend_ms: BUSY_MS.saturating_mul(thousands.max(3)),
+        })))
     }
 
     /// Takes one message. Cost: O(operations in it).
     pub(crate) async fn take(&mut self, message: ToShard) -> Outcome {
         let mut outcome = Outcome::default();
         let taken = match message.message {
-            Some(to_shard::Message::Facts(facts)) => self.facts(facts, &mut outcome).await,
-            Some(to_shard::Message::Prepare(prepare)) => {
-                let span = tracing::info_span!("shard.prepare", revision = prepare.revision);
-                api_telemetry::trace::set_parent(&span, &message.traceparent);
-                let _inside = span.enter();
-                self.prepare(prepare, &mut outcome)
-            }
+            Some(to_shard::Message::Facts(facts)) => match self.parts.facts(facts) {
+                Some(facts) => self.facts(facts, &mut outcome).await,
+                None => Ok(()),
+            },
+            Some(to_shard::Message::Prepare(prepare)) => match self.parts.prepare(prepare) {
+                Some(prepare) => {
+                    let span = tracing::info_span!("shard.prepare", revision = prepare.revision);
+                    api_telemetry::trace::set_parent(&span, &message.traceparent);
+                    let _inside = span.enter();
+                    self.prepare(prepare, &mut outcome)
+                }
+                None => Ok(()),
+            },
             Some(to_shard::Message::Activate(activate)) => {
                 use tracing::Instrument;
                 let span = tracing::info_span!("shard.activate", revision = activate.revision);
@@ -198,6 +234,10 @@ impl<P: Plane> Shard<P> {
                 self.activate(activate, &mut outcome).instrument(span).await
             }
             Some(to_shard::Message::Drop(drop)) => self.drop_gateway(drop, &mut outcome).await,
+            Some(to_shard::Message::Welcome(welcome)) => {
+                self.welcome(Epoch(welcome.epoch), &mut outcome);
+                Ok(())
+            }
             Some(to_shard::Message::Synced(_)) => {
                 self.synced = true;
                 Ok(())
@@ -210,289 +250,27 @@ impl<P: Plane> Shard<P> {
         outcome
     }
 
-    async fn facts(
-        &mut self,
-        message: delivery::Facts,
-        outcome: &mut Outcome,
-    ) -> Result<(), WireError> {
-        let expected = set_hash(&message.hash)?;
-        if !message.replace && message.base != self.facts_revision.0 {
-            let reason = format!(
-                "facts build on {}, held are {}",
-                message.base, self.facts_revision
-            );
-            self.resync(None, reason, outcome);
-            return Ok(());
-        }
-        let mut ops = ops_from_wire(message.ops);
-        if message.replace {
-            let stay: HashSet<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
-            let gone: Vec<Op> = self
-                .facts
-                .keys()
-                .filter(|key| !stay.contains(key.as_slice()))
-                .map(|key| Op {
-                    key: key.clone(),
-                    value: None,
-                })
-                .collect();
-            ops.extend(gone);
-        }
-        let mut rebound = HashSet::new();
-        for op in &ops {
-            let new = op.value.as_ref().map(|value| SetHash::of(&op.key, value));
-            let old = match new {
-                Some(hash) => self.facts.insert(op.key.clone(), hash),
-                None => self.facts.remove(&op.key),
-            };
-            self.facts_hash = self
-                .facts_hash
-                .minus(old.unwrap_or_default())
-                .plus(new.unwrap_or_default());
-            if old != new {
-                self.fact(op, &mut rebound);
-            }
-        }
-        self.facts_revision = Revision(message.revision);
-        if self.facts_hash != expected {
-            self.resync(None, "facts have another hash".into(), outcome);
-            return Ok(());
-        }
-        outcome.changes.push(Change::Facts {
-            revision: self.facts_revision,
-            ops,
-        });
-        for gateway in rebound {
-            self.rebind(&gateway).await;
-        }
-        Ok(())
-    }
-
-    fn fact(&mut self, op: &Op, rebound: &mut HashSet<GatewayKey>) {
-        let key: FactKey = match decode("fact key", &op.key) {
-            Ok(key) => key,
-            Err(error) => {
-                tracing::warn!(%error, "fact of an unknown kind left out");
-                return;
-            }
-        };
-        let fact = match op
-            .value
-            .as_deref()
-            .map(|value| decode::<Fact>("fact", value))
-            .transpose()
-        {
-            Ok(fact) => fact,
-            Err(error) => {
-                tracing::error!(?key, %error, "fact is not readable; what it replaces stays");
-                return;
-            }
-        };
-        match (key, fact) {
-            (FactKey::Backend(key), Some(Fact::Backend(backend))) => {
-                self.plane.set_backend(&key, &backend);
-            }
-            (FactKey::Backend(key), None) => self.plane.remove_backend(&key),
-            (FactKey::Certificate(key), Some(Fact::Certificate(certificate))) => {
-                if let Err(error) = self.plane.set_certificate(&key, &certificate) {
-                    tracing::error!(certificate = %key, error, "certificate cannot be used; the one before stays");
-                }
-            }
-            (FactKey::Certificate(key), None) => self.plane.remove_certificate(&key),
-            (FactKey::Binding(gateway, port), fact) => {
-                let bindings = self.bindings.entry(gateway.clone()).or_default();
-                match fact {
-                    Some(Fact::Binding(binding)) => {
-                        bindings.insert(port, binding);
-                    }
-                    _ => {
-                        bindings.remove(&port);
-                        if bindings.is_empty() {
-                            self.bindings.remove(&gateway);
-                        }
-                    }
-                }
-                rebound.insert(gateway);
-            }
-            _ => {}
-        }
-    }
-
-    /// Sockets of an active Gateway follow its bindings.
-    async fn rebind(&mut self, gateway: &GatewayKey) {
-        let Some(held) = self.gateways.get(gateway).filter(|held| held.serves) else {
+    /// All revisions from here on are of this history. What is held of another one serves on, at revision 0: whatever is
+    /// sent is newer.
+    fn welcome(&mut self, epoch: Epoch, outcome: &mut Outcome) {
+        if epoch == self.epoch {
             return;
-        };
-        let bindings = self.bindings.get(gateway).cloned().unwrap_or_default();
-        // While a listener's removal is under way its binding may be gone before it.
-        match self.plane.prepare(held.active.clone(), &bindings) {
-            Ok(prepared) => self.plane.activate(prepared).await,
-            Err(failure) => {
-                tracing::warn!(%gateway, error = failure.message, "bindings changed and cannot be followed");
+        }
+        tracing::warn!(
+            from = self.epoch.0,
+            to = epoch.0,
+            gateways = self.gateways.len(),
+            "the operator's history of revisions is another one; serving on until it has sent its own"
+        );
+        self.epoch = epoch;
+        for (key, held) in &mut self.gateways {
+            held.renumber();
+            if held.serves {
+                let to = (held.active.revision(), held.active.rule_count());
+                self.served.set(key, Some(to));
             }
         }
-    }
-
-    fn prepare(
-        &mut self,
-        message: delivery::Prepare,
-        outcome: &mut Outcome,
-    ) -> Result<(), WireError> {
-        let key = gateway_key(message.gateway)?;
-        let expected = set_hash(&message.hash)?;
-        let revision = Revision(message.revision);
-        let ops = ops_from_wire(message.ops);
-        let held = self.gateways.entry(key.clone()).or_insert_with(|| Held {
-            active: SubTable::empty(key.clone()),
-            serves: false,
-            next: Vec::new(),
-        });
-        if message.replace {
-            held.next.clear();
-        }
-        let base = held.next.last().map_or(&held.active, |next| &next.table);
-        // Sent again after a reconnect, or older than what is held.
-        if !message.replace && revision <= base.revision() {
-            if held
-                .next
-                .last()
-                .is_some_and(|n| n.table.revision() == revision && n.prepared.is_some())
-            {
-                outcome.answers.push(prepared(&key, revision));
-            }
-            return Ok(());
-        }
-        let plane = Arc::clone(&self.plane);
-        let replace = message.replace || message.removed;
-        let applied = if message.removed && base.revision() != Revision(message.base) {
-            Err(ApplyError::Gap {
-                base: Revision(message.base),
-                have: base.revision(),
-            })
-        } else {
-            base.apply(
-                Revision(message.base),
-                revision,
-                replace,
-                &ops,
-                expected,
-                &mut |key| plane.backend(key),
-            )
-        };
-        let table = match applied {
-            Ok(table) => table,
-            Err(ApplyError::Unreadable(reason)) => {
-                outcome
-                    .answers
-                    .push(refused(&key, revision, None, false, reason));
-                return Ok(());
-            }
-            Err(error) => {
-                self.resync(Some(&key), error.to_string(), outcome);
-                return Ok(());
-            }
-        };
-        let bindings = self.bindings.get(&key).cloned().unwrap_or_default();
-        let ready = match self.plane.prepare(table.clone(), &bindings) {
-            Ok(ready) => {
-                outcome.answers.push(prepared(&key, revision));
-                Some(ready)
-            }
-            Err(failure) => {
-                let (listener, port) = (failure.listener, failure.port_unavailable);
-                outcome
-                    .answers
-                    .push(refused(&key, revision, listener, port, failure.message));
-                None
-            }
-        };
-        let next = Next {
-            table,
-            prepared: ready,
-            removed: message.removed,
-            replace,
-            ops,
-        };
-        if let Some(held) = self.gateways.get_mut(&key) {
-            held.next.push(next);
-        }
-        Ok(())
-    }
-
-    async fn activate(
-        &mut self,
-        message: delivery::Activate,
-        outcome: &mut Outcome,
-    ) -> Result<(), WireError> {
-        let key = gateway_key(message.gateway)?;
-        let revision = Revision(message.revision);
-        let Some(held) = self.gateways.get_mut(&key) else {
-            self.resync(
-                Some(&key),
-                format!("revision {revision} was never prepared"),
-                outcome,
-            );
-            return Ok(());
-        };
-        if held.serves && held.active.revision() >= revision {
-            outcome
-                .answers
-                .push(acknowledged(&key, held.active.revision()));
-            return Ok(());
-        }
-        let Some(at) = held
-            .next
-            .iter()
-            .position(|next| next.table.revision() == revision)
-        else {
-            self.resync(
-                Some(&key),
-                format!("revision {revision} was never prepared"),
-                outcome,
-            );
-            return Ok(());
-        };
-        let mut steps: Vec<Next<P>> = held.next.drain(..=at).collect();
-        let Some(mut last) = steps.pop() else {
-            return Ok(());
-        };
-        if last.prepared.is_none() && !last.removed {
-            // Refused before; the cause may be gone by now.
-            let bindings = self.bindings.get(&key).cloned().unwrap_or_default();
-            match self.plane.prepare(last.table.clone(), &bindings) {
-                Ok(ready) => last.prepared = Some(ready),
-                Err(failure) => {
-                    let (listener, port) = (failure.listener, failure.port_unavailable);
-                    outcome
-                        .answers
-                        .push(refused(&key, revision, listener, port, failure.message));
-                    held.next.insert(0, last);
-                    return Ok(());
-                }
-            }
-        }
-        for step in steps.iter().chain([&last]) {
-            outcome.changes.push(Change::Gateway {
-                gateway: key.clone(),
-                revision: step.table.revision(),
-                hash: step.table.hash(),
-                replace: step.replace,
-                removed: step.removed,
-                ops: step.ops.clone(),
-            });
-        }
-        held.active = last.table;
-        held.serves = !last.removed;
-        let gone = last.removed && held.next.is_empty();
-        match last.prepared {
-            Some(ready) if !last.removed => self.plane.activate(ready).await,
-            _ => self.plane.remove(&key).await,
-        }
-        if gone {
-            self.gateways.remove(&key);
-        }
-        outcome.answers.push(acknowledged(&key, revision));
-        Ok(())
+        outcome.changes.push(Change::Epoch(epoch));
     }
 
     async fn drop_gateway(
@@ -501,82 +279,48 @@ impl<P: Plane> Shard<P> {
         outcome: &mut Outcome,
     ) -> Result<(), WireError> {
         let key = gateway_key(message.gateway)?;
+        self.asked.remove(&Some(key.clone()));
         if self.gateways.remove(&key).is_some() {
             self.plane.remove(&key).await;
-            outcome.changes.push(Change::Gateway {
-                gateway: key,
-                revision: Revision(0),
-                hash: SetHash::default(),
-                replace: true,
-                removed: true,
-                ops: Vec::new(),
-            });
+            self.served.set(&key, None);
+            outcome.changes.push(Change::dropped(key));
         }
         Ok(())
     }
 
+    /// Asks for a Gateway, or the facts, anew; once, until it comes.
     fn resync(&mut self, gateway: Option<&GatewayKey>, reason: String, outcome: &mut Outcome) {
-        self.resyncs += 1;
-        tracing::warn!(
-            gateway = gateway.map(ToString::to_string),
-            reason,
-            "asking for state anew"
-        );
         if let Some(held) = gateway.and_then(|gateway| self.gateways.get_mut(gateway)) {
-            held.next.clear();
+            held.forget_steps();
+        }
+        if self.asked.insert(gateway.cloned()) {
+            self.resyncs += 1;
+            tracing::warn!(
+                gateway = gateway.map(ToString::to_string),
+                reason,
+                "asking for state anew"
+            );
+            outcome.answers.push(answers::resync(gateway, reason));
+        }
+    }
+
+    /// Asks for what the copy on disk has lost: a Gateway, or (none) the facts.
+    pub(crate) fn ask_for_copy(&mut self, lost: Option<&GatewayKey>) -> Outcome {
+        let mut outcome = Outcome::default();
+        if lost.is_none_or(|gateway| self.gateways.contains_key(gateway)) {
+            let reason = "the copy on disk lost it".to_owned();
+            self.resync(lost, reason, &mut outcome);
         }
         outcome
-            .answers
-            .push(wire(from_shard::Message::Resync(delivery::Resync {
-                gateway: gateway.map(Into::into),
-                reason,
-            })));
+    }
+
+    /// All that the copy on disk should hold.
+    pub(crate) fn all_held(&self) -> Vec<Option<GatewayKey>> {
+        let served = self.gateways.iter().filter(|(_, held)| held.serves);
+        let gateways = served.map(|(key, _)| Some(key.clone()));
+        std::iter::once(None).chain(gateways).collect()
     }
 }
 
-fn add(sum: SetHash, op: &Op) -> SetHash {
-    op.value
-        .as_ref()
-        .map_or(sum, |value| sum.plus(SetHash::of(&op.key, value)))
-}
-
-fn prepared(gateway: &GatewayKey, revision: Revision) -> FromShard {
-    wire(from_shard::Message::Prepared(delivery::Prepared {
-        gateway: Some(gateway.into()),
-        revision: revision.0,
-    }))
-}
-
-fn acknowledged(gateway: &GatewayKey, revision: Revision) -> FromShard {
-    wire(from_shard::Message::Acknowledged(delivery::Acknowledged {
-        gateway: Some(gateway.into()),
-        revision: revision.0,
-    }))
-}
-
-fn refused(
-    gateway: &GatewayKey,
-    revision: Revision,
-    listener: Option<String>,
-    port_unavailable: bool,
-    message: String,
-) -> FromShard {
-    let reason = if port_unavailable {
-        delivery::RefusedReason::PortUnavailable
-    } else {
-        delivery::RefusedReason::Unreadable
-    };
-    wire(from_shard::Message::Refused(delivery::Refused {
-        gateway: Some(gateway.into()),
-        revision: revision.0,
-        listener: listener.unwrap_or_default(),
-        reason: reason.into(),
-        message,
-    }))
-}
-
-fn wire(message: from_shard::Message) -> FromShard {
-    FromShard {
-        message: Some(message),
-    }
-}
+#[cfg(test)]
+mod tests;
