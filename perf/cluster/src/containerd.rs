@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 
 use crate::Cluster;
@@ -55,6 +55,41 @@ pub(crate) fn ctr(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Strin
         .args(arguments)
         .env("PATH", crate::run::SYSTEM_PATH);
     output(&mut command)
+}
+
+/// Kills the program of a pod's container; kubelet starts the container again.
+///
+/// # Errors
+/// When no such container runs.
+pub fn kill(cluster: &Cluster, namespace: &str, pod: &str, container: &str) -> anyhow::Result<()> {
+    for text in [namespace, pod, container] {
+        if !text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
+        {
+            bail!("{text:?} is no name");
+        }
+    }
+    let filter = [
+        ("io.kubernetes.pod.namespace", namespace),
+        ("io.kubernetes.pod.name", pod),
+        ("io.kubernetes.container.name", container),
+    ]
+    .map(|(label, value)| format!("labels.{label:?}=={value:?}"))
+    .join(",");
+    let found = ctr(cluster, &["containers", "list", "--quiet", &filter])?;
+    let running = ctr(cluster, &["tasks", "list"])?;
+    // A container that has ended is listed until kubelet cleans up.
+    let of_pod = |id: &&str| {
+        running.lines().any(|line| {
+            let mut fields = line.split_whitespace();
+            fields.next() == Some(id) && fields.nth(1) == Some("RUNNING")
+        })
+    };
+    let Some(id) = found.lines().find(of_pod) else {
+        bail!("no container {container} of {namespace}/{pod} runs");
+    };
+    ctr(cluster, &["tasks", "kill", "--signal", "SIGKILL", id]).map(drop)
 }
 
 fn config(folder: &Path, networks: &Path) -> String {

@@ -23,7 +23,7 @@ pub mod api;
 mod archive;
 mod before;
 mod cgroups;
-mod containerd;
+pub mod containerd;
 mod control_plane;
 pub mod down;
 pub mod images;

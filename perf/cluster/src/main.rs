@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use perf_cluster::{Cluster, down, images, process, status, up};
+use perf_cluster::process::Ending;
+use perf_cluster::{Cluster, containerd, down, images, process, status, up};
 
 /// Runs a real Kubernetes of one node on this machine, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -65,6 +66,18 @@ enum Task {
     Stop {
         /// Name of the process
         process: String,
+        /// Kill it at once
+        #[arg(long)]
+        kill: bool,
+    },
+    /// Kill the program of a pod's container; kubelet starts the container again
+    KillContainer {
+        /// Namespace of the pod
+        namespace: String,
+        /// Name of the pod
+        pod: String,
+        /// Name of the container
+        container: String,
     },
     /// Start a process that was stopped
     Start {
@@ -126,7 +139,15 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             line.args(&command[1..]);
             return Err(line.exec()).context("enter the cluster's network");
         }
-        Task::Stop { process } => process::stop(&cluster, process)?,
+        Task::Stop { process, kill } => {
+            let ending = if *kill { Ending::Killed } else { Ending::Asked };
+            process::stop(&cluster, process, ending)?;
+        }
+        Task::KillContainer {
+            namespace,
+            pod,
+            container,
+        } => containerd::kill(&cluster, namespace, pod, container)?,
         Task::Start { process } => process::start_again(&cluster, process)?,
     }
     Ok(ExitCode::SUCCESS)

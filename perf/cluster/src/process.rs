@@ -144,14 +144,28 @@ pub fn start_again(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     spawn(cluster, name, &line).map(drop)
 }
 
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is asked, and killed when it does not end by itself.
+    Asked,
+    /// It is killed.
+    Killed,
+}
+
 /// Ends a process by its name; nothing happens when it does not run.
 ///
 /// # Errors
-/// When it does not end even if killed.
-pub fn stop(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    match find(cluster, name) {
-        Some(process) => end(&[process]),
-        None => Ok(()),
+/// When it does not end even if killed, and when there never was such a process.
+pub fn stop(cluster: &Cluster, name: &str, ending: Ending) -> anyhow::Result<()> {
+    let names = names(cluster);
+    if !names.iter().any(|known| known == name) {
+        bail!("no process is named {name}, but {}", names.join(", "));
+    }
+    match (find(cluster, name), ending) {
+        (Some(process), Ending::Asked) => end(&[process]),
+        (Some(process), Ending::Killed) => kill(&[process]),
+        (None, _) => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use perf_cluster::process::Ending;
 use perf_cluster::{Cluster, down, process, up};
 
 use machine::Machine;
@@ -71,7 +72,7 @@ fn a_start_that_was_cut_short(cluster: &Cluster, before: &Machine) {
 fn without_the_holder_of_its_namespace(cluster: &Cluster, before: &Machine) {
     up::up(cluster, programs()).unwrap();
     let during = Machine::now(NAME);
-    process::stop(cluster, "node").unwrap();
+    process::stop(cluster, "node", Ending::Killed).unwrap();
     down::down(cluster).unwrap();
     Machine::now(NAME).must_equal(before);
     during.must_be_gone();

@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
-use perf_cluster::{Cluster, images, process};
+use perf_cluster::process::Ending;
+use perf_cluster::{Cluster, containerd, images, process};
 use serde_json::{Value, json};
 
 use super::wait;
@@ -30,6 +31,7 @@ pub(crate) fn runs(cluster: &Cluster) {
         wait(WITHIN, answers);
     }
     a_pod_finds_the_service_by_name(cluster);
+    a_container_that_is_killed_comes_back(cluster);
     a_volume_goes_with_its_claim(cluster);
     addresses_are_wanted_and_released(cluster, addresses[0]);
     the_api_server_comes_back(cluster);
@@ -62,6 +64,25 @@ fn a_pod_finds_the_service_by_name(cluster: &Cluster) {
         .kubectl(&["logs", "--namespace=test", "asks"])
         .unwrap();
     assert!(said.contains("\"path\": \"/name\""), "{said}");
+}
+
+fn a_container_that_is_killed_comes_back(cluster: &Cluster) {
+    let list = get(
+        cluster,
+        "/api/v1/namespaces/test/pods?labelSelector=app%3Decho",
+    );
+    let pod = list["items"][0]["metadata"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = format!("/api/v1/namespaces/test/pods/{pod}");
+    let restarts =
+        || get(cluster, &path)["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    assert_eq!(restarts(), Some(0));
+    containerd::kill(cluster, "test", &pod, "echo").unwrap();
+    wait(WITHIN, || restarts() == Some(1));
+    let error = containerd::kill(cluster, "test", &pod, "other").unwrap_err();
+    assert!(error.to_string().contains("no container other"), "{error}");
 }
 
 fn a_volume_goes_with_its_claim(cluster: &Cluster) {
@@ -112,7 +133,7 @@ fn addresses_are_wanted_and_released(cluster: &Cluster, taken: IpAddr) {
 
 /// What the cluster holds outlives a killed API server, and its controllers find it again.
 fn the_api_server_comes_back(cluster: &Cluster) {
-    process::stop(cluster, "kube-apiserver").unwrap();
+    process::stop(cluster, "kube-apiserver", Ending::Killed).unwrap();
     assert!(
         cluster
             .inside(|| Ok(cluster.api()?.answers("/readyz")))
