@@ -203,7 +203,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         "{} shards started; each alone at 127.0.{}.(1 + its number), on target ports",
         flags.shards, targets.block
     ));
-    if wait_until_served(admin).await {
+    if wait_until_served(admin, flags.shards).await {
         supervise::works("");
     }
     show::table(&bin, &flags.data).await?;
@@ -241,12 +241,22 @@ async fn operator_info(found_by: &PathBuf) -> anyhow::Result<Value> {
     )
 }
 
-/// Waits until no Gateway is on its way; those that cannot be served are left to the table. Whether it came to that in time.
-async fn wait_until_served(admin: SocketAddr) -> bool {
+/// Waits until all shards are there and no Gateway is on its way; those that cannot be served are left to the table. Whether it
+/// came to that in time.
+async fn wait_until_served(admin: SocketAddr, shards: u32) -> bool {
     let until = Instant::now() + READY_WITHIN;
     let mut poll = tokio::time::interval(Duration::from_millis(20));
     while Instant::now() < until {
         poll.tick().await;
+        // Statuses are those of the last run until then.
+        let connected = http::json(admin, "/api/v1/shards")
+            .await
+            .unwrap_or_default();
+        let connected = connected.as_array().into_iter().flatten();
+        let connected = connected.filter(|shard| shard["connected"] == true);
+        if connected.count() < shards as usize {
+            continue;
+        }
         let Ok(statuses) = http::json(admin, "/api/v1/statuses").await else {
             continue;
         };
