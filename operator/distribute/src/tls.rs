@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use api::ShardId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use crate::ServerTls;
 
@@ -117,14 +118,13 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, TlsError> {
         subject: "ca".into(),
         source,
     };
-    if !pem.exists() || !key.exists() {
+    if !fits(&pem, &key) {
         let pair = KeyPair::generate().map_err(make)?;
         let mut params = params("shardway ca", Vec::new(), CA_LIFE);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&pair).map_err(make)?;
-        write(&key, &pair.serialize_pem())?;
-        write(&pem, &certificate.pem())?;
+        write_pair((&pem, &certificate.pem()), (&key, &pair.serialize_pem()))?;
     }
     let pair = KeyPair::from_pem(&read(&key)?).map_err(make)?;
     Issuer::from_ca_cert_pem(&read(&pem)?, pair).map_err(make)
@@ -151,7 +151,7 @@ fn leaf(
         let made = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
         made(&folder.join("ca.pem")) > made(&pem)
     };
-    if fresh && key.exists() && !ca_newer() {
+    if fresh && !ca_newer() && fits(&pem, &key) {
         return Ok(());
     }
     let make = |source| TlsError::Make {
@@ -163,8 +163,19 @@ fn leaf(
     params.extended_key_usages = vec![purpose];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let certificate = params.signed_by(&pair, ca).map_err(make)?;
-    write(&key, &pair.serialize_pem())?;
-    write(&pem, &certificate.pem())
+    write_pair((&pem, &certificate.pem()), (&key, &pair.serialize_pem()))
+}
+
+/// Whether a certificate and its key are there and belong together. A crash between the two writes leaves a pair that
+/// no handshake accepts; it is made anew.
+fn fits(pem: &Path, key: &Path) -> bool {
+    let pair = fs::read_to_string(key).map(|key| KeyPair::from_pem(&key));
+    let certificate = fs::read(pem).map(|pem| CertificateDer::from_pem_slice(&pem));
+    let (Ok(Ok(pair)), Ok(Ok(certificate))) = (pair, certificate) else {
+        return false;
+    };
+    let parsed = x509_parser::parse_x509_certificate(&certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == pair.subject_public_key_info())
 }
 
 fn params(name: &str, names: Vec<SanType>, life: Duration) -> CertificateParams {
@@ -191,16 +202,31 @@ fn read(path: &Path) -> Result<String, TlsError> {
     fs::read_to_string(path).map_err(file("read", path))
 }
 
+/// Writes a certificate and its key so that a crash leaves each of them old or new, and on disk.
+fn write_pair(pem: (&Path, &str), key: (&Path, &str)) -> Result<(), TlsError> {
+    write(key.0, key.1)?;
+    write(pem.0, pem.1)?;
+    let folder = pem.0.parent().unwrap_or(Path::new("."));
+    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(file("write", folder))
+}
+
 fn write(path: &Path, text: &str) -> Result<(), TlsError> {
     use std::io::Write;
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(format!(
+        "{}.new",
+        path.extension().unwrap_or_default().to_string_lossy()
+    ));
     fs::OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
         .open(&temporary)
-        .and_then(|mut out| out.write_all(text.as_bytes()))
+        .and_then(|mut out| {
+            out.write_all(text.as_bytes())?;
+            out.sync_all()
+        })
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(file("write", path))
 }
@@ -217,8 +243,6 @@ fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TlsError
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
-    use rustls_pki_types::pem::PemObject;
-
     use super::*;
 
     #[test]
@@ -232,5 +256,31 @@ mod tests {
         assert_eq!(shard_of(&der), Some(ShardId(2)));
         let der = CertificateDer::from_pem_slice(first.certificate.as_bytes()).unwrap();
         assert_eq!(shard_of(&der), None);
+    }
+
+    #[test]
+    fn a_key_that_is_not_its_certificates_is_made_anew_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        ensure(folder.path(), 2).unwrap();
+        // As a crash between the two writes leaves it.
+        fs::copy(path("shard-1.key"), path("shard-0.key")).unwrap();
+        fs::write(path("operator.pem"), "cut off").unwrap();
+        let pem = fs::read(path("shard-1.pem")).unwrap();
+        ensure(folder.path(), 2).unwrap();
+        for name in ["ca", "operator", "shard-0", "shard-1"] {
+            let (pem, key) = (path(&format!("{name}.pem")), path(&format!("{name}.key")));
+            assert!(fits(&pem, &key), "{name}");
+        }
+        assert_eq!(
+            fs::read(path("shard-1.pem")).unwrap(),
+            pem,
+            "this one was good"
+        );
+        // A CA that is lost takes all with it.
+        fs::copy(path("shard-1.key"), path("ca.key")).unwrap();
+        ensure(folder.path(), 2).unwrap();
+        assert!(fits(&path("ca.pem"), &path("ca.key")));
+        assert_ne!(fs::read(path("shard-1.pem")).unwrap(), pem);
     }
 }
