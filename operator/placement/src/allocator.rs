@@ -91,6 +91,8 @@ pub struct Allocator {
     rules: PortRules,
     gateways: BTreeMap<GatewayKey, Held>,
     taken: Occupancy,
+    /// A plan has let something go that was not leaving first.
+    has_moved: bool,
 }
 
 /// What one Gateway holds.
@@ -124,6 +126,7 @@ impl Allocator {
             rules,
             gateways: BTreeMap::new(),
             taken: Occupancy::default(),
+            has_moved: false,
         }
     }
 
@@ -189,6 +192,13 @@ impl Allocator {
                     let old = before.bindings.get(port).or(left.as_ref().map(|(_, b)| b));
                     match self.bind(gateway, *port, &addresses, &held, old, request) {
                         Ok(binding) => {
+                            let mut had = before.bindings.get(port).into_iter();
+                            let mut left = left.iter().map(|(_, binding)| binding);
+                            let is_elsewhere = |old: &Binding| {
+                                old.addresses != binding.addresses
+                                    || old.public_port != binding.public_port
+                            };
+                            self.has_moved |= had.any(is_elsewhere) || left.any(is_elsewhere);
                             self.taken.bind(gateway, &held.shards, &binding);
                             held.bindings.insert(*port, binding);
                         }
@@ -222,6 +232,12 @@ impl Allocator {
         };
         self.gateways.insert(gateway.clone(), held);
         plan
+    }
+
+    /// Whether a plan since the last call has moved a port of a Gateway elsewhere: others may have been refused the place that it
+    /// had.
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
     }
 
     /// A Gateway is not wanted any more. What it holds is taken until [`Allocator::freed`].

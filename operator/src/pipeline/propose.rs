@@ -142,6 +142,9 @@ impl Pipeline {
 
     /// Removes facts that nothing refers to any more, and lets those who waited for them have what is free now.
     pub(super) async fn retire(&mut self) {
+        if self.allocator.take_moved() && !self.refused.is_empty() {
+            self.place_refused().await;
+        }
         let due: Vec<FactKey> = self
             .retiring
             .due()

@@ -68,6 +68,24 @@ fn a_static_address_and_port_held_by_another_gateway_is_refused_by_name() {
 }
 
 #[test]
+fn a_gateway_that_moves_says_that_its_old_place_is_free() {
+    let mut allocator = allocator(0);
+    let at = |address: &str| Request {
+        address: WantedAddress::Static(vec![address.parse().unwrap()]),
+        ports: [80].into(),
+    };
+    let (one, two) = (at("127.9.0.1"), at("127.9.0.2"));
+    allocator.plan(&key("a"), &one);
+    assert!(!allocator.plan(&key("b"), &one).refused.is_empty());
+    allocator.plan(&key("a"), &one);
+    assert!(!allocator.take_moved(), "nothing has moved");
+    allocator.plan(&key("a"), &two);
+    assert!(allocator.take_moved());
+    assert!(!allocator.take_moved(), "it is told once");
+    assert!(allocator.plan(&key("b"), &one).refused.is_empty());
+}
+
+#[test]
 fn a_full_range_says_so_and_frees_with_its_gateways() {
     let mut allocator = Allocator::new(
         1,
