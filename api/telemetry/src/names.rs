@@ -25,7 +25,7 @@ metrics! {
     CONNECTIONS = "shardway_proxy_connections", "shardway.proxy.connections", "{connection}",
         "Client connections accepted.";
     CONNECTION_FAILURES = "shardway_proxy_connection_failures", "shardway.proxy.connection.failures", "{connection}",
-        "Client connections that the proxy ended or never served, by cause: limit, tls, tls_timeout, tls_left, no_request, resets.";
+        "Client connections that the proxy ended or never served, by cause: limit, accept, tls, tls_timeout, tls_left, no_request, resets.";
     SOCKETS_WAITING = "shardway_proxy_sockets_waiting", "shardway.proxy.sockets.waiting", "{socket}",
         "Sockets that active tables want and that are not open: their address is still another Gateway's, or cannot be opened.";
     UPSTREAM_CONNECTIONS_ACTIVE = "shardway_proxy_upstream_connections_active", "shardway.proxy.upstream.connections.active", "{connection}",

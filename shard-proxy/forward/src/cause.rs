@@ -71,6 +71,8 @@ causes! {
 pub(crate) enum ConnectionCause {
     /// Too many are open.
     Limit,
+    /// It could not be accepted, for want of file descriptors or memory; it waits. Counted for each attempt.
+    Accept,
     /// The TLS handshake failed.
     Tls,
     /// The TLS handshake did not end in time.
@@ -86,6 +88,7 @@ pub(crate) enum ConnectionCause {
 impl ConnectionCause {
     pub(crate) const ALL: &[Self] = &[
         Self::Limit,
+        Self::Accept,
         Self::Tls,
         Self::TlsTimeout,
         Self::TlsLeft,
@@ -97,6 +100,7 @@ impl ConnectionCause {
     pub(crate) fn flag(self) -> &'static str {
         match self {
             Self::Limit => "limit",
+            Self::Accept => "accept",
             Self::Tls => "tls",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsLeft => "tls_left",

@@ -8,11 +8,13 @@
 //!
 //! **Invariants**
 //! - A connection belongs to the Gateway and listener port that its socket was bound for; Host never chooses the Gateway.
+//! - An address accepts for one Gateway at a time; what waits in a socket is accepted before it closes.
 //! - A request reads its Gateway's table once, and is served by that one to its end.
 //! - The string that is matched is the string that is forwarded.
 //! - What crosses the proxy is parsed, validated and written anew; nothing is forwarded verbatim.
 //! - Workers share no lock: connections, pools and timers are a worker's own; shared cells are swapped, counters are
 //!   relaxed atomics.
+//! - Nobody holds a connection, a stream or an endpoint without end: each wait for a client has a limit.
 //! - A failed request has one cause, in the log and in a metric.
 //!
 //! It deliberately does not know: the operator, the delta stream, files.

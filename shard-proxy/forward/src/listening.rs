@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +18,8 @@ use crate::worker::{Phase, SocketSpec, Worker};
 
 /// Pause after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// A socket says so in the log no more often than this; each failure is counted.
+const ACCEPT_WARN: Duration = Duration::from_secs(10);
 
 /// A socket as its connections see it.
 pub(crate) struct Socket {
@@ -128,12 +130,17 @@ fn refuse_new(listener: &TcpListener) {
 fn refuse_new(_: &TcpListener) {}
 
 async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, socket: Rc<Socket>) {
+    let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => admit(&worker, &socket, stream, peer),
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
-                tracing::warn!(gateway = socket.gateway.label, %error, "accept failed");
+                worker.stats.connection_failed(ConnectionCause::Accept);
+                if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARN) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(gateway = socket.gateway.label, %error, "accept failed; connections wait");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
