@@ -13,6 +13,8 @@ use operator_placement::AddressRange;
 pub(crate) enum SourceSpec {
     /// A folder of manifests.
     Dir(PathBuf),
+    /// The cluster of the pod's service account or of KUBECONFIG.
+    Kube,
 }
 
 impl FromStr for SourceSpec {
@@ -21,7 +23,8 @@ impl FromStr for SourceSpec {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("dir", folder)) if !folder.is_empty() => Ok(Self::Dir(folder.into())),
-            _ => Err(format!("unknown source {text:?}; use dir:FOLDER")),
+            None if text == "kube" => Ok(Self::Kube),
+            _ => Err(format!("unknown source {text:?}; use dir:FOLDER or kube")),
         }
     }
 }
@@ -41,9 +44,19 @@ pub(crate) enum PrivilegedPorts {
 #[derive(Debug, Parser)]
 #[command(name = "operator", version, about)]
 pub(crate) struct Config {
-    /// Where objects come from: dir:FOLDER, a folder of YAML and JSON manifests, watched
+    /// Where objects come from: dir:FOLDER, a folder of YAML and JSON manifests, watched; or kube, the cluster of the
+    /// pod's service account or of KUBECONFIG, where statuses are written too
     #[arg(long, env = "SHARDWAY_SOURCE", value_name = "SOURCE")]
     pub(crate) source: SourceSpec,
+
+    /// With source kube: read objects of these namespaces alone, comma-separated [default: all]
+    #[arg(
+        long,
+        env = "SHARDWAY_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub(crate) namespaces: Vec<String>,
 
     /// Folder for the state that must survive a restart: Raft log, certificates, ages of objects, statuses
     #[arg(
@@ -146,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_source_of_another_kind_names_those_there_are() {
-        let error = "kube".parse::<SourceSpec>().unwrap_err();
-        assert_eq!(error, "unknown source \"kube\"; use dir:FOLDER");
+        let error = "kubes".parse::<SourceSpec>().unwrap_err();
+        assert_eq!(error, "unknown source \"kubes\"; use dir:FOLDER or kube");
+        assert_eq!("kube".parse(), Ok(SourceSpec::Kube));
     }
 }

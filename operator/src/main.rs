@@ -9,6 +9,7 @@ mod pipeline;
 mod privileged;
 mod progress;
 mod retire;
+mod source;
 mod statuses;
 mod view;
 
@@ -19,6 +20,7 @@ use anyhow::Context;
 use api_snapshot::Command;
 use api_telemetry::Chain;
 use operator_distribute::{AppliedEvent, Distributor};
+use operator_kubernetes::{KubeSource, StatusWriter};
 use operator_placement::{Allocator, PortRules};
 use operator_source::DirSource;
 use operator_status::StatusFolder;
@@ -31,6 +33,8 @@ use tokio::sync::mpsc;
 use crate::config::{Config, SourceSpec};
 use crate::machine::Machine;
 use crate::pipeline::Pipeline;
+use crate::source::Source;
+use crate::statuses::Sink;
 use crate::view::{PipelineMetrics, Published, View};
 
 /// Reports of the rollout that wait for the pipeline.
@@ -47,8 +51,10 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = api_telemetry::init("operator", config.log_format)?;
-    let SourceSpec::Dir(folder) = &config.source;
-    let source = DirSource::open(folder, &config.data)?;
+    let (folder, client) = match &config.source {
+        SourceSpec::Dir(folder) => (Some(DirSource::open(folder, &config.data)?), None),
+        SourceSpec::Kube => (None, Some(operator_kubernetes::client().await?)),
+    };
     let tls = operator_distribute::tls::ensure(&config.data.join("tls"), config.shards)?;
 
     let machine = Machine::default();
@@ -87,8 +93,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let info = json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        // As it was given: it may lead through links that are swapped.
-        "source": std::path::absolute(source.given())?,
+        "source": match &folder {
+            // As it was given: it may lead through links that are swapped.
+            Some(folder) => json!(std::path::absolute(folder.given())?),
+            None => json!("kube"),
+        },
         "data": std::fs::canonicalize(&config.data)?,
         "stream": stream_address,
         "admin": admin_address,
@@ -98,11 +107,28 @@ async fn run(config: Config) -> anyhow::Result<()> {
     std::fs::write(&found_by, info.to_string())
         .with_context(|| format!("write {}", found_by.display()))?;
 
-    let folder =
-        StatusFolder::open(&config.data.join("status")).context("open the status folder")?;
-    let written = folder.read().context("read the status folder")?;
+    let (sink, written) = match client.clone() {
+        Some(client) => (Sink::Kube(StatusWriter::new(client)), Vec::new()),
+        None => {
+            let folder = StatusFolder::open(&config.data.join("status"))
+                .context("open the status folder")?;
+            let written = folder.read().context("read the status folder")?;
+            (Sink::Folder(folder), written)
+        }
+    };
     let statuses = operator_status::Statuses::restored(written);
     let statuses = Arc::new(RwLock::new(statuses));
+    let seen = folder.as_ref().map(DirSource::seen).unwrap_or_default();
+    let source = match (folder, client) {
+        (Some(folder), _) => Source::Dir(folder),
+        (None, client) => {
+            let client = client.context("a client of the API server")?;
+            let settings = operator_kubernetes::Settings {
+                namespaces: config.namespaces.clone(),
+            };
+            Source::Kube(KubeSource::start(client, &settings), Arc::clone(&statuses))
+        }
+    };
     let published = Arc::new(RwLock::new(Published::default()));
     let translate_duration = Arc::default();
     let metrics = PipelineMetrics {
@@ -123,7 +149,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         distributor: distributor.clone(),
         statuses: Arc::clone(&statuses),
         published: Arc::clone(&published),
-        seen: source.seen(),
+        seen,
         sources,
     };
     api_telemetry::task::spawn(
@@ -164,10 +190,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
         kept: kept::Kept::default(),
         blocked: None,
         astray: false,
+        gateways_changed: false,
     };
     api_telemetry::task::spawn(
         "statuses",
-        statuses::save(Arc::clone(&statuses_to_save), folder.clone()),
+        statuses::save(Arc::clone(&statuses_to_save), sink.clone()),
     );
     tracing::info!(admin = %admin_address, stream = %stream_address, privileged_below, "operator started");
     let pipeline = api_telemetry::task::spawn("pipeline", pipeline.run(source));
@@ -183,7 +210,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         ended = activated => anyhow::bail!("activations ended: {ended:?}"),
     }
     tracing::info!("stopping");
-    statuses::save_now(&statuses_to_save, &folder).await;
+    statuses::save_now(&statuses_to_save, &sink).await;
     let _ = std::fs::remove_file(&found_by);
     Ok(())
 }

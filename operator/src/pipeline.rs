@@ -17,7 +17,7 @@ use operator_distribute::RolloutReport;
 use operator_index::{Dirty, Index};
 use operator_objects::spec::Event;
 use operator_placement::{Allocator, PlanError};
-use operator_source::{Batch, DirSource};
+use operator_source::Batch;
 use operator_status::Statuses;
 use operator_translate::Translation;
 use parking_lot::RwLock;
@@ -29,6 +29,7 @@ use crate::kept::Kept;
 use crate::machine::{Machine, Output};
 use crate::progress::Progress;
 use crate::retire::Retiring;
+use crate::source::Source;
 use crate::view::Published;
 
 pub(crate) use ports::Unavailable;
@@ -63,17 +64,29 @@ pub(crate) struct Pipeline {
     pub(crate) blocked: Option<Blocked>,
     /// What is committed is not what this process took it for.
     pub(crate) astray: bool,
+    /// Other Secrets may be referred to than before.
+    pub(crate) gateways_changed: bool,
 }
 
 impl Pipeline {
     /// Runs for ever: takes the folder as it is, brings what is committed to it, then follows changes.
-    pub(crate) async fn run(mut self, mut source: DirSource) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, mut source: Source) -> anyhow::Result<()> {
         self.take_over()?;
-        let batch = source.initial();
+        let batch = source.initial().await;
         self.publish_problems(&batch);
         let seen = Instant::now();
         for event in batch.events {
             self.index.apply(event);
+        }
+        if source.is_asked_for_secrets() {
+            // Which ones is known only now; without them, what they serve would be taken away.
+            self.tell_time();
+            self.translation
+                .update(&self.index, Dirty::all(&self.index));
+            let batch = source.want_secrets(&self.translation.secrets(), true).await;
+            for event in batch.events {
+                self.index.apply(event);
+            }
         }
         self.reconcile(seen).await;
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -88,7 +101,12 @@ impl Pipeline {
                 self.reconcile(Instant::now()).await;
             }
             tokio::select! {
-                batch = source.next() => self.batch(batch).await,
+                batch = source.next() => {
+                    self.batch(batch).await;
+                    if std::mem::take(&mut self.gateways_changed) && source.is_asked_for_secrets() {
+                        source.want_secrets(&self.translation.secrets(), false).await;
+                    }
+                }
                 Some(report) = self.reports.recv() => self.report(report).await,
                 _ = housekeeping.tick() => self.keep_house().await,
             }
@@ -122,6 +140,7 @@ impl Pipeline {
         for event in events {
             dirty.merge(self.index.apply(event));
         }
+        self.gateways_changed |= !dirty.gateways.is_empty();
         let changes = self.translation.update(&self.index, dirty);
         self.translate_duration.record(seen.elapsed());
         let step = self.step(&changes);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_telemetry::Chain;
+use operator_kubernetes::StatusWriter;
 use operator_placement::PlanError;
 use operator_status::{
     GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
@@ -19,40 +20,70 @@ use serde_json::Value;
 
 use crate::pipeline::Pipeline;
 
-/// How often statuses are written to disk: several changes of one object within it become one file.
+/// Where statuses are written.
+#[derive(Clone)]
+pub(crate) enum Sink {
+    /// A folder of files.
+    Folder(StatusFolder),
+    /// The API server.
+    Kube(StatusWriter),
+}
+
+impl Sink {
+    /// Gives the objects whose status could not be written, and says why in the log.
+    async fn write(&self, changes: Vec<operator_status::Change>) -> Vec<ObjectKey> {
+        match self {
+            Self::Folder(folder) => {
+                let folder = folder.clone();
+                let errors = tokio::task::spawn_blocking(move || folder.write(changes))
+                    .await
+                    .unwrap_or_default();
+                if let Some(error) = errors.first() {
+                    let more = errors.len() - 1;
+                    tracing::error!(error = %Chain(error), more, "status is not on disk yet; the admin endpoint has it");
+                }
+                let failed = errors.iter().map(|error| error.object().clone());
+                failed.collect()
+            }
+            Self::Kube(writer) => {
+                let errors = writer.write(changes).await;
+                if let Some(error) = errors.first() {
+                    let more = errors.len() - 1;
+                    tracing::error!(error = %Chain(error), more, "status is not in the API server yet; it is tried again");
+                }
+                errors.into_iter().map(|error| *error.object).collect()
+            }
+        }
+    }
+}
+
+/// How often statuses are written: several changes of one object within it become one file.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
 /// Pause after one could not be written.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes statuses that have changed, beside the pipeline, for ever.
-pub(crate) async fn save(statuses: Arc<RwLock<Statuses>>, folder: StatusFolder) {
+pub(crate) async fn save(statuses: Arc<RwLock<Statuses>>, sink: Sink) {
     let mut ticks = tokio::time::interval(SAVE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !save_now(&statuses, &folder).await {
+        if !save_now(&statuses, &sink).await {
             tokio::time::sleep(SAVE_AGAIN).await;
         }
     }
 }
 
 /// Writes statuses that have changed. Gives whether all could be written; those that could not stay for the next time.
-pub(crate) async fn save_now(statuses: &RwLock<Statuses>, folder: &StatusFolder) -> bool {
+pub(crate) async fn save_now(statuses: &RwLock<Statuses>, sink: &Sink) -> bool {
     let unsaved = statuses.write().take_unsaved();
     if unsaved.is_empty() {
         return true;
     }
-    let folder = folder.clone();
-    let errors = tokio::task::spawn_blocking(move || folder.write(unsaved))
-        .await
-        .unwrap_or_default();
-    if let Some(error) = errors.first() {
-        let more = errors.len() - 1;
-        tracing::error!(error = %Chain(error), more, "status is not on disk yet; the admin endpoint has it");
-        let failed = errors.iter().map(|error| error.object().clone());
-        statuses.write().keep_unsaved(failed);
-    }
-    errors.is_empty()
+    let failed = sink.write(unsaved).await;
+    let is_done = failed.is_empty();
+    statuses.write().keep_unsaved(failed);
+    is_done
 }
 
 impl Pipeline {

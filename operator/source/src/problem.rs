@@ -7,7 +7,7 @@ use api::ObjectKey;
 /// Something that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Which file.
+    /// Which file; empty for what is not in one.
     pub file: PathBuf,
     /// Where in it, from 1.
     pub line: usize,
@@ -21,7 +21,9 @@ pub struct Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -2,7 +2,7 @@
 
 mod conditions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::condition::{reasons, types};
@@ -31,6 +31,8 @@ pub struct GatewayOutput {
     pub attachable: Attachable,
     /// Certificates of the listeners that can be served.
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// Secrets that its listeners refer to and may read, whether they are there or not.
+    pub secrets: BTreeSet<CertificateKey>,
     /// Its status; `attached_routes` is 0, as routes are counted by [`crate::Translation`].
     pub status: GatewayStatus,
 }
@@ -105,6 +107,7 @@ impl GatewayOutput {
             listeners: Vec::new(),
             attachable: Attachable::default(),
             certificates: BTreeMap::new(),
+            secrets: BTreeSet::new(),
             status: GatewayStatus {
                 conditions: vec![accepted],
                 listeners: Vec::new(),
@@ -152,11 +155,13 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
         .map(|listener| (listener, examine(view, gateway, listener, cache, &mut held)))
         .collect();
     let refused = refused(gateway);
+    let secrets = examined.iter().flat_map(|(_, found)| found.secrets.clone());
     let mut output = GatewayOutput {
         spec: Some(gateway_spec(gateway)),
         listeners: Vec::new(),
         attachable: Attachable::default(),
         certificates: BTreeMap::new(),
+        secrets: secrets.collect(),
         status: GatewayStatus {
             conditions: Vec::new(),
             listeners: Vec::new(),

@@ -26,6 +26,8 @@ pub(crate) struct Examined {
     pub(crate) supported_kinds: Vec<GroupKind>,
     /// Valid ones in the user's order.
     pub(crate) certificates: Vec<CertificateKey>,
+    /// Secrets that it may read, whether they are there or not.
+    pub(crate) secrets: Vec<CertificateKey>,
     /// What is to be said although all is resolved: certificates that have expired.
     pub(crate) notes: Vec<String>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn examine(
         unresolved: kinds_problem.into_iter().collect(),
         supported_kinds,
         certificates: Vec::new(),
+        secrets: Vec::new(),
         notes: Vec::new(),
     };
     if protocol == Some(ListenerProtocol::Https) && examined.refused.is_none() {
@@ -191,6 +194,7 @@ fn resolve_certificates(
             continue;
         }
         let key = CertificateKey::new(namespace, &secret.name);
+        examined.secrets.push(key.clone());
         match cache.of(view, &key) {
             Ok(certificate) => {
                 if let Some(text) = superseded(view, &key) {

@@ -1,6 +1,6 @@
 //! What a translation holds, for those who write statuses, propose and compare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{BackendKey, CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, RouteKey};
 use api_snapshot::config::ListenerSpec;
@@ -118,6 +118,14 @@ impl Translation {
     /// A certificate, if it is referred to now.
     pub fn certificate(&self, key: &CertificateKey) -> Option<&Certificate> {
         self.certificates.value(key).map(AsRef::as_ref)
+    }
+
+    /// Secrets that Gateways of ours refer to and may read: a source that reads by name reads these. Cost: O(Gateways).
+    pub fn secrets(&self) -> BTreeSet<CertificateKey> {
+        let gateways = self.gateways.values();
+        gateways
+            .flat_map(|gateway| gateway.output.secrets.iter().cloned())
+            .collect()
     }
 
     /// Backends that are referred to now.

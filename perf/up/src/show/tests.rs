@@ -11,7 +11,7 @@ fn document(object: Value) -> Document {
 #[test]
 fn only_listeners_that_the_parent_names_are_targets_and_a_certificate_in_base64_is_one() {
     let api = "gateway.networking.k8s.io/v1";
-    let certificate = include_str!("../../../../api/examples/quickstart/team-a-tls.yaml");
+    let certificate = include_str!("../../../../api/examples/quickstart/tls-team-a.yaml");
     let secret = operator_objects::manifest::parse(certificate)
         .remove(0)
         .unwrap();

@@ -1,0 +1,56 @@
+//! The API server as a source of objects and as the place of statuses.
+//!
+//! ```text
+//!   API server --one watch for each kind--> Watched (pure) --batches--> pipeline
+//!              --one watch for each Secret that is referred to--'
+//!   API server <--read, merge (pure), write what differs-- StatusWriter <-- statuses
+//! ```
+//!
+//! **Invariants**
+//! - A relist replaces what is known of its kind at its end, never piecemeal; what has not changed is not handed on.
+//! - Secrets are read by name when they are referred to, never listed.
+//! - A kind whose CRD is missing holds nobody back; it is taken up when it appears.
+//! - A status write touches our own entries alone; one that would change nothing is not made.
+//!
+//! It deliberately does not know what objects mean together.
+
+mod convert;
+mod kinds;
+mod merge;
+mod secrets;
+mod source;
+mod status;
+mod watch;
+mod watched;
+
+pub use kube::Client;
+pub use merge::{differs, own as own_status};
+pub use source::{KubeBatch, KubeSource, Settings};
+pub use status::{Counts, StatusWriter, WriteError};
+
+/// A client from the environment: in a pod its service account, else `KUBECONFIG` or `~/.kube/config`.
+///
+/// # Errors
+/// When neither is there or the configuration is not readable.
+pub async fn client() -> Result<Client, ClientError> {
+    // One provider for the process, named: with two in the dependency graph rustls would refuse to choose.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let config = kube::Config::infer()
+        .await
+        .map_err(|error| ClientError::Config(error.to_string()))?;
+    Client::try_from(config).map_err(|error| ClientError::Connect(error.to_string()))
+}
+
+/// The API server cannot be found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No configuration.
+    #[error(
+        "find the API server: {0}; in a pod, mount a service account; elsewhere, set KUBECONFIG"
+    )]
+    Config(String),
+    /// The configuration leads nowhere.
+    #[error("set up a client of the API server: {0}")]
+    Connect(String),
+}

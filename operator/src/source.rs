@@ -1,0 +1,100 @@
+//! Where objects come from: a folder of manifests, or a cluster. The pipeline does not tell them apart.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{CertificateKey, ObjectKey};
+use operator_kubernetes::{KubeBatch, KubeSource};
+use operator_source::{Batch, DirSource};
+use operator_status::Statuses;
+use parking_lot::RwLock;
+
+/// How long a start waits for Secrets before it goes on without them.
+const SECRETS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A source of objects.
+#[allow(clippy::large_enum_variant)] // there is one
+pub(crate) enum Source {
+    /// A folder.
+    Dir(DirSource),
+    /// A cluster, with the statuses that are to stand there.
+    Kube(KubeSource, Arc<RwLock<Statuses>>),
+}
+
+impl Source {
+    /// Everything that is there, except Secrets of a cluster: those are asked for by [`Source::want_secrets`].
+    pub(crate) async fn initial(&mut self) -> Batch {
+        match self {
+            Self::Dir(source) => source.initial(),
+            Self::Kube(source, statuses) => {
+                let KubeBatch {
+                    batch,
+                    statuses: seen,
+                } = source.initial().await;
+                // What was said before is where conditions' transition times come from, and what need not be said again.
+                let own = seen.into_iter().filter_map(|(key, status)| {
+                    let own = operator_kubernetes::own_status(&key, &status?)?;
+                    Some((key, own))
+                });
+                *statuses.write() = Statuses::restored(own);
+                batch
+            }
+        }
+    }
+
+    /// Waits for a change and gives it.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn next(&mut self) -> Batch {
+        match self {
+            Self::Dir(source) => source.next().await,
+            Self::Kube(source, statuses) => {
+                let KubeBatch {
+                    batch,
+                    statuses: seen,
+                } = source.next().await;
+                correct(&mut statuses.write(), seen);
+                batch
+            }
+        }
+    }
+
+    /// Reads just these Secrets from now on; a folder holds them all. With `wait`, gives what is known of them once they
+    /// have been looked at.
+    pub(crate) async fn want_secrets(
+        &mut self,
+        wanted: &BTreeSet<CertificateKey>,
+        wait: bool,
+    ) -> Batch {
+        match self {
+            Self::Kube(source, _) => {
+                source.want_secrets(wanted);
+                if wait {
+                    source.settle(SECRETS_WITHIN).await.batch
+                } else {
+                    Batch::default()
+                }
+            }
+            Self::Dir(_) => Batch::default(),
+        }
+    }
+
+    /// Whether Secrets have to be asked for.
+    pub(crate) fn is_asked_for_secrets(&self) -> bool {
+        matches!(self, Self::Kube(..))
+    }
+}
+
+/// Statuses of ours that somebody has changed are written again.
+fn correct(statuses: &mut Statuses, seen: Vec<(ObjectKey, Option<serde_json::Value>)>) {
+    let changed: Vec<ObjectKey> = seen
+        .into_iter()
+        .filter_map(|(key, status)| {
+            let ours = statuses.get(&key)?;
+            let status = status.unwrap_or_default();
+            operator_kubernetes::differs(&key, &status, ours).then_some(key)
+        })
+        .collect();
+    statuses.keep_unsaved(changed);
+}
