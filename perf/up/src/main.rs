@@ -248,18 +248,20 @@ async fn wait_until_served(admin: SocketAddr, shards: u32) -> bool {
     let mut poll = tokio::time::interval(Duration::from_millis(20));
     while Instant::now() < until {
         poll.tick().await;
-        // Statuses are those of the last run until then.
-        let connected = http::json(admin, "/api/v1/shards")
-            .await
-            .unwrap_or_default();
+        let ask =
+            |path: &'static str| async move { http::json(admin, path).await.unwrap_or_default() };
+        let connected = ask("/api/v1/shards").await;
         let connected = connected.as_array().into_iter().flatten();
         let connected = connected.filter(|shard| shard["connected"] == true);
-        if connected.count() < shards as usize {
+        let (info, statuses) = (ask("/api/v1/info").await, ask("/api/v1/statuses").await);
+        let gateways = statuses.as_array().into_iter().flatten();
+        let gateways = gateways.filter(|status| status["kind"] == "Gateway");
+        // Statuses are those of the last run until the operator has read the folder. A Gateway that never was valid has one.
+        let count = |name: &str| info[name].as_u64().unwrap_or_default();
+        let is_read = count("gateways") + count("rejected") >= gateways.count() as u64;
+        if connected.count() < shards as usize || !is_read {
             continue;
         }
-        let Ok(statuses) = http::json(admin, "/api/v1/statuses").await else {
-            continue;
-        };
         let pending = statuses
             .as_array()
             .into_iter()
