@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use http::request::Parts;
 use http::{HeaderValue, Version, header};
 
+use crate::hygiene::is_repeated;
+
 /// Finds the one authority of a request: of an absolute request target or `:authority`, else of the one Host line; as the
 /// client wrote it. None when it is missing, double or contradicts itself.
 pub(crate) fn authority(parts: &Parts) -> Option<HeaderValue> {
-    let mut lines = parts.headers.get_all(header::HOST).iter();
-    let (line, more) = (lines.next(), lines.next());
-    if more.is_some() {
+    let line = parts.headers.get(header::HOST);
+    if is_repeated(&parts.headers, &header::HOST) {
         return None;
     }
     match (parts.uri.authority(), line) {

@@ -85,10 +85,15 @@ pub(crate) fn check_request(
     Ok(found)
 }
 
+/// Whether a name has more than one line. In nearly every message none has, which the map knows by its counts.
+pub(crate) fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.len() > headers.keys_len() && headers.get_all(name).iter().nth(1).is_some()
+}
+
 fn is_chunked_alone(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
-    let (first, second) = (lines.next(), lines.next());
-    second.is_none() && first.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    headers.get(TRANSFER_ENCODING).is_some_and(is_chunked)
+        && !is_repeated(headers, &TRANSFER_ENCODING)
 }
 
 /// Takes hop-by-hop lines out of a request and writes who asks; what a client says of that goes, all of it: one line
@@ -129,8 +134,7 @@ pub(crate) fn clean_request(
 
 /// HTTP/2 clients split cookies; servers of HTTP/1.1 expect one line (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(COOKIE).iter();
-    if lines.next().is_none() || lines.next().is_none() {
+    if !is_repeated(headers, &COOKIE) {
         return;
     }
     let mut joined = Vec::new();
@@ -219,11 +223,11 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, found: Found) {
 
 /// Takes out the lines that Connection names.
 fn remove_nominated(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(CONNECTION).iter();
-    if let (Some(only), None) = (lines.next(), lines.next())
-        && (only.as_bytes().eq_ignore_ascii_case(b"keep-alive")
-            || only.as_bytes().eq_ignore_ascii_case(b"close"))
-    {
+    let usual = headers.get(CONNECTION).is_some_and(|only| {
+        only.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || only.as_bytes().eq_ignore_ascii_case(b"close")
+    });
+    if usual && !is_repeated(headers, &CONNECTION) {
         return; // nearly always; `Keep-Alive` is removed in any case
     }
     let nominated: Vec<HeaderName> = headers
