@@ -8,6 +8,7 @@ use api::path::normalise;
 use api_snapshot::config::{
     BackendTarget, NameValue, PathMatch, RouteMatch, RuleSpec, Timeouts, WeightedBackend,
 };
+use http::{HeaderName, Method};
 use operator_index::Index;
 use operator_objects::spec::{
     HttpFilter, HttpMatch, HttpPathMatch, HttpRoute, HttpRouteRule, HttpValueMatch,
@@ -162,17 +163,41 @@ fn matches(list: &[HttpMatch], at: &str) -> Result<Vec<RouteMatch>, Problem> {
     let mut out = Vec::with_capacity(list.len());
     for (index, one) in list.iter().enumerate() {
         let at = format_args!("{at}.matches[{index}]");
+        // Names of headers are case-insensitive, those of query parameters are not.
+        let headers = values(&one.headers, "headers", &at, |name| {
+            name.to_ascii_lowercase()
+        })?;
+        readable(one.method.as_deref(), &headers, &at)?;
         out.push(RouteMatch {
             path: path(&one.path, &at)?,
             method: one.method.clone(),
-            // Names of headers are case-insensitive, those of query parameters are not.
-            headers: values(&one.headers, "headers", &at, |name| {
-                name.to_ascii_lowercase()
-            })?,
+            headers,
             query: values(&one.query, "queryParams", &at, str::to_owned)?,
         });
     }
     Ok(out)
+}
+
+/// Refuses what a shard cannot read, and with it all that comes along: a schema of another version may let it pass.
+fn readable(
+    method: Option<&str>,
+    headers: &[NameValue],
+    at: &dyn std::fmt::Display,
+) -> Result<(), Problem> {
+    let unsupported = |message: String| Err(Problem::new(reasons::UNSUPPORTED_VALUE, message));
+    if let Some(method) = method.filter(|method| Method::from_bytes(method.as_bytes()).is_err()) {
+        return unsupported(format!(
+            "{at}.method: {method:?} is no method; use GET, POST, ..."
+        ));
+    }
+    let is_name = |header: &&NameValue| HeaderName::from_bytes(header.name.as_bytes()).is_ok();
+    match headers.iter().find(|header| !is_name(header)) {
+        Some(header) => unsupported(format!(
+            "{at}.headers: {:?} is no name of a header",
+            header.name
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The path in the form that requests have when they are matched. Two values of one form are one match.
@@ -247,6 +272,31 @@ mod tests {
             name: name.into(),
             value: value.into(),
         }
+    }
+
+    #[test]
+    fn what_a_shard_cannot_read_is_refused() {
+        let of = |method: Option<&str>, header: &str| {
+            let one = HttpMatch {
+                path: HttpPathMatch {
+                    kind: "PathPrefix".into(),
+                    value: "/".into(),
+                },
+                method: method.map(str::to_owned),
+                headers: vec![value("Exact", header, "1")],
+                query: Vec::new(),
+            };
+            matches(&[one], "here").map_err(|problem| problem.message)
+        };
+        assert!(of(Some("PURGE"), "x-one").is_ok());
+        assert_eq!(
+            of(Some("G T"), "x-one").unwrap_err(),
+            "here.matches[0].method: \"G T\" is no method; use GET, POST, ..."
+        );
+        assert_eq!(
+            of(None, "x one").unwrap_err(),
+            "here.matches[0].headers: \"x one\" is no name of a header"
+        );
     }
 
     #[test]
