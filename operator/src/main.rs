@@ -75,7 +75,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         },
     )?;
     let node = Arc::new(node);
-    begin(&node, &machine).await?;
     let rollout = operator_distribute::Config {
         prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
     };
@@ -212,25 +211,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping");
     statuses::save_now(&statuses_to_save, &sink).await;
     let _ = std::fs::remove_file(&found_by);
-    Ok(())
-}
-
-/// Names the history of revisions, once: shards tell by it whether a revision that they hold is of this one.
-async fn begin(
-    node: &operator_consensus::Node<machine::Output>,
-    machine: &Machine,
-) -> anyhow::Result<()> {
-    use std::hash::BuildHasher;
-    if machine.snapshot.read().epoch() != api_snapshot::Epoch::NONE {
-        return Ok(());
-    }
-    // The hasher's keys come from the system's random numbers; the time is what is hashed.
-    let random = std::collections::hash_map::RandomState::new();
-    let epoch = random.hash_one(std::time::SystemTime::now()).max(1);
-    let command = Command::Begin(api_snapshot::Epoch(epoch));
-    node.propose(command.to_bytes())
-        .await
-        .context("begin the history of revisions")?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Wires the stages: source -> index -> translate -> place -> diff -> propose, and the rollout's reports -> status.
 
+mod begin;
 mod ports;
 mod propose;
 mod reconcile;

@@ -2,7 +2,9 @@
 //!
 //! Runs from applied entries, on any replica: it needs no leader and proposes nothing. What shards answer comes out as
 //! [`Event`]s. A stream is begun, and a Gateway sent whole, from the snapshot; that is done only while this task has
-//! seen all that the snapshot holds, so that what follows builds on it without a gap.
+//! seen all that the snapshot holds, so that what follows builds on it without a gap. And not before the history has
+//! begun, which is when all that the source holds is committed: a shard that serves by another history would be told to
+//! drop it all.
 
 mod messages;
 mod owed;
@@ -14,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{GatewayKey, Revision, ShardId};
-use api_snapshot::{Activation, Applied, GatewayDelta, Op, Origin, RoutingSnapshot, decode};
+use api_snapshot::{Activation, Applied, Epoch, GatewayDelta, Op, Origin, RoutingSnapshot, decode};
 use api_wire::delivery::{self, FromShard, ToShard, from_shard};
 use api_wire::gateway_key;
 use parking_lot::{Mutex, RwLock};
@@ -102,15 +104,8 @@ impl Streams {
             Applied::Activated { gateways } => {
                 self.activated(event.index, gateways, &mut batches);
             }
-            // Whatever streams were told of revisions is of no history.
-            Applied::Begun { .. } => {
-                let open: Vec<ShardId> = self.streams.keys().copied().collect();
-                return open
-                    .into_iter()
-                    .flat_map(|shard| self.disconnected(shard))
-                    .collect();
-            }
-            Applied::Rejected { .. } => {}
+            // Streams that wait for it begin when they are settled.
+            Applied::Begun { .. } | Applied::Rejected { .. } => {}
         }
         let batches = batches.into_iter();
         batches
@@ -287,6 +282,9 @@ impl Streams {
             } else {
                 Vec::new()
             };
+        }
+        if snapshot.epoch() == Epoch::NONE {
+            return Vec::new();
         }
         let mut events = Vec::new();
         for (shard, hello) in std::mem::take(&mut self.greeting) {

@@ -14,7 +14,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::step::Step;
 
 /// Pause before a proposal that found the queue full, or no room on disk, is made again.
-const PROPOSE_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PROPOSE_PAUSE: Duration = Duration::from_millis(200);
 
 /// A proposal that cannot be committed yet.
 pub(crate) struct Blocked {

@@ -82,6 +82,7 @@ impl Pipeline {
             }
         }
         self.propose(step, &[], seen, String::new()).await;
+        self.begin().await;
         let status_of =
             |translation: &Translation, object: &ObjectKey| translation.status(object).is_some();
         let translation = &self.translation;

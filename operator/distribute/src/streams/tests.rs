@@ -30,8 +30,11 @@ struct Shard {
 }
 
 impl Replica {
+    /// With a history that has begun, at revision 1.
     fn new() -> Self {
-        Self::on(Arc::default())
+        let mut snapshot = RoutingSnapshot::default();
+        snapshot.apply(Revision(1), Command::Begin(Epoch(7)));
+        Self::on(Arc::new(RwLock::new(snapshot)))
     }
 
     fn on(snapshot: Arc<RwLock<RoutingSnapshot>>) -> Self {
@@ -247,7 +250,6 @@ fn hello(epoch: u64, gateway: &GatewayKey, active: u64, hash: SetHash) -> delive
 #[test]
 fn a_shard_of_another_history_is_given_what_is_committed_and_keeps_serving_until_then() {
     let mut replica = Replica::new();
-    replica.apply(Command::Begin(Epoch(7)));
     let facts = vec![placed(&web(), &[0]), binding(&web(), 80)];
     replica.commit(facts, &web(), vec![listener("a", 80)]);
     let tip = replica.commit(Vec::new(), &web(), vec![listener("b", 80)]);
@@ -270,7 +272,6 @@ fn a_shard_of_another_history_is_given_what_is_committed_and_keeps_serving_until
 #[test]
 fn a_shard_that_holds_what_is_active_is_sent_nothing_and_counts_as_acknowledged() {
     let mut replica = Replica::new();
-    replica.apply(Command::Begin(Epoch(7)));
     let facts = vec![placed(&web(), &[0])];
     let active = replica.commit(facts, &web(), vec![rule(0, "shop")]);
     replica.activate(&web(), active);
@@ -295,7 +296,6 @@ fn a_shard_that_holds_what_is_active_is_sent_nothing_and_counts_as_acknowledged(
 #[test]
 fn a_gateway_that_is_created_anew_goes_to_its_shards_without_another_placement() {
     let mut replica = Replica::new();
-    replica.apply(Command::Begin(Epoch(7)));
     replica.tell();
     let (mut shard, _) = replica.connect(SHARD, delivery::Hello::default());
     let facts = vec![placed(&web(), &[0]), binding(&web(), 80)];
@@ -337,7 +337,7 @@ fn a_stream_begins_only_when_all_that_the_snapshot_holds_was_taken() {
     assert_eq!(shard.texts(), [""; 0]);
     assert_eq!(events, []);
     assert_eq!(replica.tell(), [Event::Connected(SHARD)]);
-    let expected = ["welcome 0", "all facts +1 -0", "delta web 0->1", "synced"];
+    let expected = ["welcome 7", "all facts +1 -0", "delta web 0->2", "synced"];
     assert_eq!(shard.texts(), expected);
     // The same holds for a Gateway that is asked for.
     replica.activate(&web(), first);
@@ -350,11 +350,27 @@ fn a_stream_begins_only_when_all_that_the_snapshot_holds_was_taken() {
     replica.tell();
     let expected = [
         "facts +1 -0",
-        "whole web 0->1",
-        "activate web 1",
-        "delta web 1->3",
+        "whole web 0->2",
+        "activate web 2",
+        "delta web 2->4",
     ];
     assert_eq!(shard.texts(), expected);
+}
+
+#[test]
+fn a_stream_does_not_begin_before_the_history_has() {
+    let mut replica = Replica::on(Arc::default());
+    let before = hello(3, &web(), 8817, SetHash::of(b"k", b"v"));
+    let (mut shard, _) = replica.connect(SHARD, before);
+    // The operator has read nothing of its source yet: everything that the shard serves would be dropped.
+    replica.tell();
+    assert_eq!(shard.texts(), [""; 0]);
+    replica.commit(vec![placed(&web(), &[0])], &web(), vec![rule(0, "a")]);
+    replica.tell();
+    assert_eq!(shard.texts(), [""; 0]);
+    replica.apply(Command::Begin(Epoch(7)));
+    replica.tell();
+    assert_eq!(shard.texts(), ["welcome 7", "whole web 0->1", "synced"]);
 }
 
 #[test]
@@ -370,7 +386,7 @@ fn streams_begin_anew_when_entries_were_missed() {
     let events = replica.tell();
     assert_eq!(events, [Event::Restarted, Event::Disconnected(SHARD)]);
     let (mut shard, _) = replica.connect(SHARD, delivery::Hello::default());
-    let expected = ["welcome 0", "all facts +0 -0", "delta web 0->1", "synced"];
+    let expected = ["welcome 7", "all facts +0 -0", "delta web 0->2", "synced"];
     assert_eq!(shard.texts(), expected);
 }
 
@@ -391,7 +407,7 @@ fn a_shard_is_not_given_what_is_not_placed_on_it_and_loses_what_leaves_it() {
     replica.commit(vec![placed(&web(), &[1])], &web(), Vec::new());
     replica.tell();
     assert_eq!(shard.texts(), ["drop web", "facts +0 -2"]);
-    let expected = ["facts +2 -0", "whole web 0->1", "activate web 1"];
+    let expected = ["facts +2 -0", "whole web 0->2", "activate web 2"];
     assert_eq!(other.texts(), expected);
 }
 
@@ -413,7 +429,7 @@ fn a_fact_that_one_gateway_takes_along_stays_for_another_that_comes() {
         !received.iter().any(|text| text.contains("-1")),
         "{received:?}"
     );
-    assert_eq!(received.last().unwrap(), "whole other 0->2");
+    assert_eq!(received.last().unwrap(), "whole other 0->3");
 }
 
 #[test]
@@ -438,7 +454,7 @@ fn a_shard_that_asks_again_and_again_is_answered_ever_more_slowly() {
     assert_eq!(shard.texts(), [""; 0]);
     replica.now += MS * 10_000;
     replica.tell();
-    assert_eq!(shard.texts(), ["whole web 0->2"]);
+    assert_eq!(shard.texts(), ["whole web 0->3"]);
 }
 
 #[test]
