@@ -37,6 +37,8 @@ const LOST_MAX: usize = 100;
 const ANSWERS_MAX: usize = 1024;
 /// Messages taken off the stream before they are worked on, so that those that wait long can be said to.
 const BACKLOG_MAX: usize = 64;
+/// Messages worked on before the shard looks up: it has its load to tell.
+const TAKEN_MAX: usize = 1024;
 /// Messages ahead of a step from which it is said to wait.
 const BACKLOG_BUSY: usize = 16;
 
@@ -163,14 +165,16 @@ impl<P: Plane> Client<P> {
         }
     }
 
-    /// Takes messages until none waits. Those that take long, or wait behind others, are said to before.
+    /// Takes messages until none waits, or many were taken. Those that take long, or wait behind others, are said to before.
     async fn work_off(
         &mut self,
         backlog: &mut VecDeque<ToShard>,
         messages: &mut Streaming<ToShard>,
         answers: &mpsc::Sender<FromShard>,
     ) -> Result<(), StreamError> {
+        let mut taken = 0;
         while let Some(message) = backlog.pop_front() {
+            taken += 1;
             if let Some(busy) = Shard::<P>::busy(&message, false) {
                 say(answers, [busy]).await?;
                 // The stream's own task has to run for it to leave.
@@ -180,7 +184,8 @@ impl<P: Plane> Client<P> {
             }
             let outcome = self.shard.take(message).await;
             self.tell(outcome, answers).await?;
-            while backlog.len() < BACKLOG_MAX
+            while taken < TAKEN_MAX
+                && backlog.len() < BACKLOG_MAX
                 && let Some(message) = at_hand(messages).await?
             {
                 if backlog.len() >= BACKLOG_BUSY
@@ -275,3 +280,6 @@ fn rss_bytes() -> Option<u64> {
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
 }
+
+#[cfg(test)]
+mod tests;

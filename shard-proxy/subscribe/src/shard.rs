@@ -323,4 +323,4 @@ impl<P: Plane> Shard<P> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use api::{GatewayKey, Revision};
 use api_snapshot::facts::Binding;
 use api_snapshot::{Op, SetHash};
-use api_wire::delivery;
+use api_wire::delivery::{self, FromShard};
 use api_wire::{WireError, gateway_key, ops_from_wire, set_hash};
 use shard_proxy_table::{ApplyError, SubTable};
 
@@ -33,15 +33,30 @@ struct Next<P: Plane> {
     removed: bool,
     replace: bool,
     ops: Vec<Op>,
+    /// Of steps before it that are part of it, because they cannot be read: from where on, and why not.
+    refused: Option<(Revision, Unreadable)>,
 }
 
 /// Steps that cannot be read. Bounded by the entries of the Gateway.
 struct Unread {
+    first: Revision,
     revision: Revision,
     replace: bool,
     ops: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    why: Unreadable,
+}
+
+/// Why a step is refused.
+#[derive(Clone)]
+struct Unreadable {
     entry: Vec<u8>,
     reason: String,
+}
+
+impl Unreadable {
+    fn answer(&self, gateway: &GatewayKey, revision: Revision) -> FromShard {
+        answers::unreadable(gateway, revision, self.entry.clone(), self.reason.clone())
+    }
 }
 
 /// A step as it came.
@@ -144,9 +159,7 @@ impl<P: Plane> Shard<P> {
             if step.base != unread.revision {
                 // Sent again, or a gap.
                 if step.revision <= unread.revision {
-                    let (entry, reason) = (unread.entry.clone(), unread.reason.clone());
-                    let answer = answers::unreadable(&key, step.revision, entry, reason);
-                    outcome.answers.push(answer);
+                    outcome.answers.push(unread.why.answer(&key, step.revision));
                 } else {
                     let reason = format!("{} builds on {}", step.revision, step.base);
                     self.resync(Some(&key), reason, outcome);
@@ -160,15 +173,15 @@ impl<P: Plane> Shard<P> {
             Ok(table) => self.prepared(&key, step, table, outcome),
             Err(ApplyError::Unreadable(reason)) => {
                 let entry = step.unreadable_entry(&key, &*plane);
-                let answer =
-                    answers::unreadable(&key, step.revision, entry.clone(), reason.clone());
-                outcome.answers.push(answer);
+                let why = Unreadable { entry, reason };
+                outcome.answers.push(why.answer(&key, step.revision));
+                let before = held.unread.as_ref().map(|unread| unread.first);
                 held.unread = Some(Unread {
+                    first: before.unwrap_or(step.revision),
                     revision: step.revision,
                     replace: step.replace,
                     ops: step.ops.into_iter().map(|op| (op.key, op.value)).collect(),
-                    entry,
-                    reason,
+                    why,
                 });
             }
             Err(error) => self.resync(Some(&key), error.to_string(), outcome),
@@ -214,8 +227,9 @@ impl<P: Plane> Shard<P> {
         };
         outcome.answers.push(answer);
         if let Some(held) = self.gateways.get_mut(key) {
-            held.unread = None;
+            let unread = held.unread.take();
             held.next.push(Next {
+                refused: unread.map(|unread| (unread.first, unread.why)),
                 table,
                 prepared: ready,
                 removed: step.removed,
@@ -293,10 +307,15 @@ impl<P: Plane> Shard<P> {
                 outcome.answers.push(answer);
                 return;
             }
-            if let Some(unread) = held.unread.as_ref().filter(|u| revision <= u.revision) {
-                let (entry, reason) = (unread.entry.clone(), unread.reason.clone());
-                let answer = answers::unreadable(key, revision, entry, reason);
-                outcome.answers.push(answer);
+            let of_steps = held.next.iter().filter_map(|next| {
+                let (first, why) = next.refused.as_ref()?;
+                Some((*first, next.table.revision(), why))
+            });
+            let unread = held.unread.iter();
+            let mut refused = of_steps.chain(unread.map(|u| (u.first, u.revision, &u.why)));
+            let why = refused.find(|(first, last, _)| (*first..=*last).contains(&revision));
+            if let Some((_, _, why)) = why {
+                outcome.answers.push(why.answer(key, revision));
                 return;
             }
         }

@@ -10,13 +10,14 @@ use api_snapshot::config::{
 use api_snapshot::facts::{Backend, Certificate};
 use api_snapshot::{EntrySet, Fact, FactKey, GatewayEntryKey, Op, encode};
 use api_wire::ops_to_wire;
+use proptest::prelude::*;
 
 use super::*;
 use crate::PrepareFailure;
 
 /// Serves tables whose ports all have a binding.
 #[derive(Default)]
-struct FakePlane {
+pub(crate) struct FakePlane {
     /// By Gateway: revision, rules, and the addresses that are bound.
     serving: Mutex<BTreeMap<String, Prepared>>,
     /// How many tables were activated by each call.
@@ -25,7 +26,7 @@ struct FakePlane {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Prepared {
+pub(crate) struct Prepared {
     gateway: String,
     revision: Revision,
     rules: usize,
@@ -182,7 +183,7 @@ fn ops_of(entries: &EntrySet) -> Vec<Op> {
         .collect()
 }
 
-fn step(
+pub(crate) fn step(
     entries: &mut EntrySet,
     (base, revision): (u64, u64),
     ops: &[Op],
@@ -202,7 +203,7 @@ fn step(
     }
 }
 
-fn text(answer: &FromShard) -> String {
+pub(crate) fn text(answer: &FromShard) -> String {
     match answer.message.clone().unwrap() {
         from_shard::Message::Prepared(m) => format!("prepared {}", m.revision),
         from_shard::Message::Acknowledged(m) => format!("acknowledged {}", m.revision),
@@ -214,15 +215,16 @@ fn text(answer: &FromShard) -> String {
         from_shard::Message::Resync(m) => {
             format!("resync {}", m.gateway.map_or("facts".into(), |g| g.name))
         }
-        from_shard::Message::Hello(_) | from_shard::Message::Load(_) => String::new(),
+        from_shard::Message::Hello(_) => "hello".into(),
+        from_shard::Message::Load(_) => "load".into(),
     }
 }
 
-fn web() -> GatewayKey {
+pub(crate) fn web() -> GatewayKey {
     GatewayKey::new("team-a", "web")
 }
 
-fn listener(name: &str, port: u16) -> Op {
+pub(crate) fn listener(name: &str, port: u16) -> Op {
     let spec = ListenerSpec {
         port,
         protocol: ListenerProtocol::Http,
@@ -242,7 +244,7 @@ fn rule_key(name: &str) -> GatewayEntryKey {
     GatewayEntryKey::Rule(route, 0)
 }
 
-fn rule(name: &str) -> Op {
+pub(crate) fn rule(name: &str) -> Op {
     let spec = RuleSpec {
         name: None,
         created_at: Timestamp(0),
@@ -521,4 +523,144 @@ async fn what_the_copy_on_disk_has_lost_comes_anew() {
     };
     assert_eq!((*base, ops.len()), (None, 2));
     assert_eq!(test.shard.all_held(), [None, Some(web())]);
+}
+
+/// An operator that sends one Gateway's chain, over a stream on which messages get lost.
+#[derive(Default)]
+struct Chain {
+    /// Entries at each revision, and the operations that led there; the first is active.
+    versions: Vec<(u64, EntrySet, Vec<Op>)>,
+    next: u64,
+}
+
+impl Chain {
+    fn commit(&mut self, op: Op) -> delivery::Prepare {
+        let (base, mut entries) = self.tip();
+        self.next += 1;
+        let ops = vec![op];
+        let message = step(&mut entries, (base, self.next), &ops, false);
+        self.versions.push((self.next, entries, ops));
+        message
+    }
+
+    fn tip(&self) -> (u64, EntrySet) {
+        let tip = self.versions.last();
+        tip.map_or_else(Default::default, |(revision, entries, _)| {
+            (*revision, entries.clone())
+        })
+    }
+
+    fn activate(&mut self, back: usize) -> Option<u64> {
+        let at = self.versions.len().checked_sub(1 + back)?;
+        self.versions.drain(..at);
+        Some(self.versions[0].0)
+    }
+
+    /// What answers a shard that asks anew.
+    fn whole(&self) -> Vec<to_shard::Message> {
+        let Some((active, entries, _)) = self.versions.first() else {
+            return Vec::new();
+        };
+        let message = step(
+            &mut EntrySet::default(),
+            (0, *active),
+            &ops_of(entries),
+            true,
+        );
+        let mut messages = vec![to_shard::Message::Prepare(message), activation(*active)];
+        for pair in self.versions.windows(2) {
+            let (base, mut entries) = (pair[0].0, pair[0].1.clone());
+            let message = step(&mut entries, (base, pair[1].0), &pair[1].2, false);
+            messages.push(to_shard::Message::Prepare(message));
+        }
+        messages
+    }
+}
+
+fn activation(revision: u64) -> to_shard::Message {
+    to_shard::Message::Activate(delivery::Activate {
+        gateway: Some((&web()).into()),
+        revision,
+    })
+}
+
+proptest! {
+    /// Whatever is lost on the way and whatever cannot be read: what is acknowledged is served as it was committed, a
+    /// shard does not ask more often than something was lost, and in the end it serves what is active.
+    #[test]
+    fn a_shard_catches_up_whatever_is_lost_on_the_way(
+        steps in proptest::collection::vec((0..8_u8, 0..5_u8, any::<bool>(), 0..6_u8), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut test = Test::new();
+            test.facts(&[binding(&web(), 80, 2000)]).await;
+            let (mut chain, mut losses, mut asked) = (Chain::default(), 0, 0);
+            let mut first = vec![to_shard::Message::Prepare(chain.commit(listener("web", 80)))];
+            first.push(activation(1));
+            for message in first {
+                test.take(message).await;
+            }
+            let calm = [(0, 0, false, 1), (6, 0, false, 1), (0, 1, false, 1), (6, 0, false, 1)];
+            for (action, name, put, loss) in steps.into_iter().chain(calm) {
+                let name = format!("r{name}");
+                let message = match action {
+                    0 | 1 => to_shard::Message::Prepare(chain.commit(rule(&name))),
+                    2 | 3 if put => to_shard::Message::Prepare(chain.commit(unknown_rule(&name))),
+                    2..=4 => to_shard::Message::Prepare(chain.commit(Op::remove(&rule_key(&name)))),
+                    _ => match chain.activate(usize::from(action - 5) % 2) {
+                        Some(revision) => activation(revision),
+                        None => continue,
+                    },
+                };
+                if loss == 0 {
+                    losses += 1;
+                    continue;
+                }
+                let mut waiting = std::collections::VecDeque::from([message]);
+                while let Some(message) = waiting.pop_front() {
+                    for answer in test.take(message).await {
+                        if answer == "resync web" {
+                            asked += 1;
+                            waiting.extend(chain.whole());
+                        }
+                        if let Some(revision) = answer.strip_prefix("acknowledged ") {
+                            let at = test.serving().map_or(0, |(revision, ..)| revision);
+                            prop_assert_eq!(at.to_string(), revision);
+                        }
+                    }
+                }
+                prop_assert!(asked <= losses, "{} times for {} losses", asked, losses);
+            }
+            // Everything can be read in the end.
+            let names = (0..5).map(|n| format!("r{n}"));
+            for name in names {
+                let message = chain.commit(rule(&name));
+                test.take(to_shard::Message::Prepare(message)).await;
+            }
+            let (revision, entries) = chain.tip();
+            chain.activate(0);
+            test.take(activation(revision)).await;
+            let served = test.serving().unwrap();
+            prop_assert_eq!((served.0, served.1), (revision, 5));
+            let held = &test.shard.gateways[&web()];
+            prop_assert_eq!(held.active.hash(), entries.hash());
+            // And the copy on disk is the same.
+            let mut copy = EntrySet::default();
+            let mut at = None;
+            for change in &test.changes {
+                if let Change::Gateway { base, revision, ops, hash, .. } = change {
+                    prop_assert!(base.is_none() || *base == at || at.is_none());
+                    if base.is_none() {
+                        copy = EntrySet::default();
+                    }
+                    ops.iter().for_each(|op| copy.apply(op));
+                    prop_assert_eq!(copy.hash(), *hash);
+                    at = Some(*revision);
+                }
+            }
+            prop_assert_eq!(copy.hash(), entries.hash());
+            Ok(())
+        })?;
+    }
 }
