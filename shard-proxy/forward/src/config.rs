@@ -19,7 +19,8 @@ pub struct ForwardConfig {
     pub connections_max: usize,
     /// Bytes of a request's or response's head; a larger one gets 431 or 502. Default: 64 KiB.
     pub head_bytes_max: usize,
-    /// Header lines of a request; more get 431. Default: 100, which is parsed without an allocation.
+    /// Header lines of a request or of a response; more get 431 or 502. Default: 100, which is parsed without an
+    /// allocation.
     pub headers_max: usize,
     /// Concurrent streams of a client's HTTP/2 connection. Default: 128.
     pub h2_streams_max: u32,

@@ -213,3 +213,21 @@ fn line(connection: &Connection, request: &Request<Incoming>) -> Line {
         retries: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::*;
+
+    fn size_of_future<F: Future>(_: fn(Rc<Connection>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_is_moved_with_each_request_stays_small() {
+        let bytes = size_of_future(handle);
+        // Three times that, with a future for each phase, cost more to move than a request costs to route.
+        assert!(bytes <= 2560, "{bytes}");
+    }
+}

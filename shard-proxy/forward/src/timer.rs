@@ -87,25 +87,30 @@ pub(crate) struct Long {
 
 impl Long {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        SLOTS.with_borrow_mut(|slots| {
+        // A waker is dropped after the borrow has ended: it may be the last of a task that has timers itself.
+        let (polled, _replaced) = SLOTS.with_borrow_mut(|slots| {
             let Some(index) = self.slot else {
                 let slot = Slot {
                     deadline: Some(self.deadline),
                     waker: Some(cx.waker().clone()),
                 };
                 self.slot = Some(slots.insert(slot));
-                return Poll::Pending;
+                return (Poll::Pending, None);
             };
             let slot = &mut slots.all[index];
             if slot.deadline.is_none() {
-                return Poll::Ready(());
+                return (Poll::Ready(()), None);
             }
-            match &mut slot.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
+            let same = slot
+                .waker
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(cx.waker()));
+            if same {
+                return (Poll::Pending, None);
             }
-            Poll::Pending
-        })
+            (Poll::Pending, slot.waker.replace(cx.waker().clone()))
+        });
+        polled
     }
 }
 
@@ -113,7 +118,7 @@ impl Drop for Long {
     fn drop(&mut self) {
         if let Some(index) = self.slot {
             // The list is gone when the thread ends.
-            let _ = SLOTS.try_with(|slots| slots.borrow_mut().remove(index));
+            let _removed = SLOTS.try_with(|slots| slots.borrow_mut().remove(index));
         }
     }
 }
@@ -132,18 +137,17 @@ impl Slots {
         }
     }
 
-    fn remove(&mut self, index: usize) {
-        self.all[index] = Slot {
-            deadline: None,
-            waker: None,
-        };
+    fn remove(&mut self, index: usize) -> Option<Waker> {
+        let slot = &mut self.all[index];
+        slot.deadline = None;
         self.free.push(index);
+        slot.waker.take()
     }
 }
 
-/// Timers for hyper's own limits.
+/// Timers for one limit of hyper's, of this length.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LongTimers;
+pub(crate) struct LongTimers(pub(crate) Duration);
 
 impl hyper::rt::Timer for LongTimers {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
@@ -151,8 +155,7 @@ impl hyper::rt::Timer for LongTimers {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        let limit = deadline.saturating_duration_since(Instant::now());
-        Box::pin(Timer::new(deadline, limit))
+        Box::pin(Timer::new(deadline, self.0))
     }
 }
 

@@ -170,6 +170,36 @@ fn requests_beyond_what_a_connection_takes_get_another_up_to_the_limit() {
 }
 
 #[test]
+fn those_who_wait_for_a_connection_that_fails_fail_with_it() {
+    // Takes no connection: its queue is full, and connects time out.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(1).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let queued: Vec<_> = (0..8)
+        .map_while(|_| {
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()
+        })
+        .collect();
+    assert!(queued.len() < 8);
+    let limit = Duration::from_secs(1);
+    let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
+        config.connect_timeout = limit;
+    });
+    shard.backend("a", BackendProtocol::H2c, &[address]);
+    let begun = std::time::Instant::now();
+    let mut clients: Vec<Client> = (0..8).map(|_| shard.connect()).collect();
+    for client in &mut clients {
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(status(&client.response()), 503);
+    }
+    assert!(begun.elapsed() < limit * 4, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn shared_connections_close_when_unused_or_when_their_endpoint_has_left() {
     let endpoint = H2Endpoint::start(10, 1000, |_| None);
     let shard = serve(&endpoint, |config| {

@@ -47,7 +47,7 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let config = &connection.worker.config;
     let mut builder = http1::Builder::new();
     builder
-        .timer(LongTimers)
+        .timer(LongTimers(config.head_timeout))
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(8192))
         .half_close(false);

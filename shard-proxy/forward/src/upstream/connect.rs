@@ -15,6 +15,9 @@ pub(crate) enum ConnectError {
     Io(#[source] io::Error),
     #[error("connect timed out")]
     TimedOut,
+    /// Not tried again: whoever waits for a connection to be opened learns of its failure with it.
+    #[error("the connect that was waited for failed")]
+    Waited,
     #[error("http handshake")]
     Http(#[source] hyper::Error),
 }

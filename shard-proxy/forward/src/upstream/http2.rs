@@ -28,6 +28,8 @@ pub(super) struct SharedConnections {
     connections: Vec<SharedConnection>,
     /// Held while one is opened: requests that come meanwhile wait for it instead of opening theirs.
     opening: Rc<tokio::sync::Mutex<()>>,
+    /// How many could not be opened.
+    failed: u64,
 }
 
 #[derive(Clone)]
@@ -147,11 +149,31 @@ impl Pools {
         self: &Rc<Self>,
         endpoint: &Arc<Endpoint>,
     ) -> Result<SharedConnection, SharedError> {
-        let opening = self.with_shared(endpoint, |shared| Rc::clone(&shared.opening));
+        let (opening, failed) = self.with_shared(endpoint, |shared| {
+            (Rc::clone(&shared.opening), shared.failed)
+        });
         let _held = opening.lock().await;
-        if let Some(shared) = self.with_shared(endpoint, |shared| shared.choose()) {
+        let (found, failed) =
+            self.with_shared(endpoint, |shared| (shared.choose(), shared.failed > failed));
+        if let Some(shared) = found {
             return Ok(shared);
         }
+        if failed {
+            // Else those who wait for an endpoint that is gone would each wait out a connect of their own, in turn.
+            return Err(ConnectError::Waited.into());
+        }
+        let opened = self.open_http2(endpoint).await;
+        self.with_shared(endpoint, |all| match &opened {
+            Ok(shared) => all.connections.push(shared.clone()),
+            Err(_) => all.failed += 1,
+        });
+        opened
+    }
+
+    async fn open_http2(
+        self: &Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<SharedConnection, SharedError> {
         let mut open = self
             .count_open(endpoint)
             .map_err(|_| SharedError::Overflow)?;
@@ -186,9 +208,7 @@ impl Pools {
             .await;
             drop(open);
         });
-        let shared = SharedConnection { sender, streams };
-        self.with_shared(endpoint, |all| all.connections.push(shared.clone()));
-        Ok(shared)
+        Ok(SharedConnection { sender, streams })
     }
 }
 
