@@ -54,19 +54,20 @@ pub struct DiskError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// The open file.
+/// The file, open if the disk lets it be.
 pub struct Disk {
     path: PathBuf,
     opener: Opener,
-    database: Database,
+    database: Option<Database>,
 }
 
 impl Disk {
     /// Opens the file and reads what it holds. A file that is damaged or of another format is moved aside, with an
-    /// error in the log, and a new one is begun: the operator has everything.
+    /// error in the log, and a new one is begun: the operator has everything. When the disk fails, nothing is read, and
+    /// the writer opens it once it can be.
     ///
     /// # Errors
-    /// [`DiskError`] when no file can be made; the shard then serves without one.
+    /// [`DiskError`] when there is no folder for it; the shard then serves without a copy.
     pub fn open(path: &Path) -> Result<(Self, Stored), DiskError> {
         Self::open_by(path, Box::new(file::database))
     }
@@ -79,14 +80,20 @@ impl Disk {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
         }
-        let (database, stored) = match file::open(path, &opener) {
+        let opened = match file::open(path, &opener) {
             Err(Failure::Damaged(error)) => {
                 move_aside(path, &*error).map_err(|error| failed(error.into()))?;
                 file::open(path, &opener)
             }
             opened => opened,
-        }
-        .map_err(|failure| failed(failure.into()))?;
+        };
+        let (database, stored) = match opened {
+            Ok((database, stored)) => (Some(database), stored),
+            Err(failure) => {
+                tracing::error!(error = %api_telemetry::Chain(&failure), path = %path.display(), "shard table file cannot be opened now; starting empty");
+                (None, Stored::default())
+            }
+        };
         let disk = Self {
             path: path.to_owned(),
             opener,

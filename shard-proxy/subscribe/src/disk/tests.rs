@@ -180,6 +180,9 @@ impl FaultyDisk {
     fn open(&self, path: &Path) -> (Disk, Stored) {
         let (full, hangs) = (Arc::clone(&self.full), Arc::clone(&self.hangs));
         let opener = move |path: &Path| {
+            if full.load(Ordering::SeqCst) {
+                return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+            }
             let file = OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -311,7 +314,7 @@ fn facts_that_do_not_have_their_hash_are_not_served_from() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("table.redb");
     let (disk, _) = Disk::open(&path).unwrap();
-    let write = disk.database.begin_write().unwrap();
+    let write = disk.database.as_ref().unwrap().begin_write().unwrap();
     let facts = redb::TableDefinition::<&[u8], &[u8]>::new("facts");
     let hashes = redb::TableDefinition::<&str, &[u8]>::new("hashes");
     let mut table = write.open_table(facts).unwrap();
@@ -356,6 +359,30 @@ fn after_a_full_disk_has_room_again_everything_is_written() {
         metric(&writer, api_telemetry::names::DISK_BEHIND) == 0.0
     });
     assert_eq!(writer.take_lost(), (BTreeSet::new(), false));
+    drop(writer);
+    model.assert_stored(&Disk::open(&path).unwrap().1);
+    assert!(!folder.path().join("table.redb.corrupt-1").exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_at_the_start_is_opened_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("table.redb");
+    let faults = FaultyDisk::default();
+    let mut model = Model::default();
+    let writer = faults.open(&path).0.writer().unwrap();
+    writer.write(model.step("a", 1, &[(1, Some(1))]));
+    drop(writer);
+    faults.full.store(true, Ordering::SeqCst);
+    let (disk, stored) = faults.open(&path);
+    assert!(stored.gateways.is_empty());
+    let writer = disk.writer_that_retries(Duration::from_millis(1)).unwrap();
+    writer.write(model.whole("a", 2, &[(2, Some(2))]));
+    wait_for("some failures", || {
+        metric(&writer, api_telemetry::names::DISK_FAILURES) >= 3.0
+    });
+    faults.full.store(false, Ordering::SeqCst);
+    wait_for("all is asked for", || writer.take_lost().1);
     drop(writer);
     model.assert_stored(&Disk::open(&path).unwrap().1);
     assert!(!folder.path().join("table.redb.corrupt-1").exists());

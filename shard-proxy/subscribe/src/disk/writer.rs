@@ -44,7 +44,7 @@ struct State {
     /// Since when something waits, or is being written.
     since: Option<Instant>,
     lost: BTreeSet<Option<GatewayKey>>,
-    /// The file was begun anew: all is lost.
+    /// The file was begun anew, or only now could be opened: all is lost.
     all_lost: bool,
     closing: bool,
     ended: bool,
@@ -143,15 +143,17 @@ impl Thread {
             opener,
             database,
         } = self.disk;
-        let mut database = Some(database);
-        let mut failing = false;
+        let mut database = database;
+        let mut failing = database.is_none();
+        // Nobody has read it yet: what it holds is older than what is served.
+        let mut unread = failing;
         loop {
             let (pending, closing) = self.shared.next(failing.then_some(self.retry));
             let written = match &database {
                 Some(database) => file::write(database, &pending),
-                None => reopen(&path, &opener, &self.shared).and_then(|opened| {
-                    let database = database.insert(opened);
-                    file::write(database, &pending)
+                None => reopen(&path, &opener, unread, &self.shared).and_then(|opened| {
+                    unread = false;
+                    file::write(database.insert(opened), &pending)
                 }),
             };
             match written {
@@ -192,11 +194,12 @@ impl Thread {
 fn reopen(
     path: &std::path::Path,
     opener: &file::Opener,
+    unread: bool,
     shared: &Shared,
 ) -> Result<Database, Failure> {
     let existed = path.exists();
     let (database, _) = file::open(path, opener)?;
-    if !existed {
+    if unread || !existed {
         shared.state.lock().all_lost = true;
     }
     Ok(database)
