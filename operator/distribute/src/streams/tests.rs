@@ -11,6 +11,8 @@ use api_snapshot::{
 };
 use api_wire::delivery::to_shard::Message;
 
+use api_wire::delivery::{FromShard, from_shard};
+
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
