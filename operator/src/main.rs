@@ -134,12 +134,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
         published: Arc::clone(&published),
         translate: Arc::clone(&translate_duration),
     };
-    let sources = vec![
+    let mut sources = vec![
         node.metrics(),
         distributor.metrics(),
         Arc::new(metrics),
         telemetry.metrics(),
     ];
+    if let Sink::Kube(writer) = &sink {
+        sources.push(writer.metrics());
+    }
     telemetry.export_metrics(sources.clone());
     let view = View {
         info,

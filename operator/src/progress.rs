@@ -31,10 +31,21 @@ impl GatewayProgress {
     }
 }
 
+/// How a revision was served when it was for the first time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// Shards that acknowledged it, and shards of the Gateway.
+    pub(crate) shards: (usize, usize),
+    /// Time from the change to the last acknowledgement.
+    pub(crate) took: Duration,
+}
+
 /// The revision that carries a route to a Gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) revision: Revision,
+    /// It is said once: later revisions of the Gateway do not change it.
+    pub(crate) served: Option<Served>,
     /// It was committed before this process started: what its status says of it still holds.
     pub(crate) is_inherited: bool,
 }
@@ -81,6 +92,7 @@ impl Progress {
     ) {
         let carried = Carried {
             revision,
+            served: None,
             is_inherited,
         };
         self.routes
@@ -131,10 +143,18 @@ impl Progress {
             return BTreeSet::new();
         };
         let later = waiting.split_off(&Revision(revision.0 + 1));
-        std::mem::replace(waiting, later)
-            .into_values()
-            .flatten()
-            .collect()
+        let reached = std::mem::replace(waiting, later).into_values();
+        let reached: BTreeSet<RouteKey> = reached.flatten().collect();
+        for route in &reached {
+            let at = (route.clone(), gateway.clone());
+            if let Some(carried) = self.routes.get_mut(&at)
+                && carried.revision <= revision
+            {
+                let shards = (acknowledged, total);
+                carried.served.get_or_insert(Served { shards, took });
+            }
+        }
+        reached
     }
 
     /// Too few shards answer to activate a Gateway's newest revision. Returns the routes that it carries.

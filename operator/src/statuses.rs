@@ -19,6 +19,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::pipeline::Pipeline;
+use crate::progress::Served;
 
 /// Where statuses are written.
 #[derive(Clone)]
@@ -30,8 +31,11 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
-    /// Gives the objects whose status could not be written, and says why in the log.
-    async fn write(&self, changes: Vec<operator_status::Change>) -> Vec<ObjectKey> {
+    /// Gives the objects whose status could not be written, having said why in the log, and those whose status waits.
+    async fn write(
+        &self,
+        changes: Vec<operator_status::Change>,
+    ) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
         match self {
             Self::Folder(folder) => {
                 let folder = folder.clone();
@@ -43,28 +47,34 @@ impl Sink {
                     tracing::error!(error = %Chain(error), more, "status is not on disk yet; the admin endpoint has it");
                 }
                 let failed = errors.iter().map(|error| error.object().clone());
-                failed.collect()
+                (failed.collect(), Vec::new())
             }
             Self::Kube(writer) => {
-                let errors = writer.write(changes).await;
+                let (errors, waiting) = writer.write(changes).await;
                 if let Some(error) = errors.first() {
                     let more = errors.len() - 1;
                     tracing::error!(error = %Chain(error), more, "status is not in the API server yet; it is tried again");
                 }
-                errors.into_iter().map(|error| *error.object).collect()
+                let failed = errors.into_iter().map(|error| *error.object);
+                (failed.collect(), waiting)
             }
         }
     }
 }
 
-/// How often statuses are written: several changes of one object within it become one file.
-const SAVE_EVERY: Duration = Duration::from_millis(250);
+/// How often statuses are written, to files and to an API server: several changes of one object within it become one. What is
+/// on its way waits longer in an API server (`operator-kubernetes`).
+const SAVE_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(50));
 /// Pause after one could not be written.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes statuses that have changed, beside the pipeline, for ever.
 pub(crate) async fn save(statuses: Arc<RwLock<Statuses>>, sink: Sink) {
-    let mut ticks = tokio::time::interval(SAVE_EVERY);
+    let every = match &sink {
+        Sink::Folder(_) => SAVE_EVERY.0,
+        Sink::Kube(_) => SAVE_EVERY.1,
+    };
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -80,9 +90,11 @@ pub(crate) async fn save_now(statuses: &RwLock<Statuses>, sink: &Sink) -> bool {
     if unsaved.is_empty() {
         return true;
     }
-    let failed = sink.write(unsaved).await;
+    let (failed, waiting) = sink.write(unsaved).await;
     let is_done = failed.is_empty();
-    statuses.write().keep_unsaved(failed);
+    statuses
+        .write()
+        .keep_unsaved(failed.into_iter().chain(waiting));
     is_done
 }
 
@@ -212,11 +224,15 @@ impl Pipeline {
             .gateway(&parent.gateway)
             .cloned()
             .unwrap_or_default();
+        let served = carried.served.unwrap_or(Served {
+            shards: (progress.acknowledged, progress.total),
+            took: progress.took,
+        });
         ParentFacts {
             revision: Some(carried.revision),
             propagated: progress.serves(carried.revision) && blocked.is_none(),
-            shards: (progress.acknowledged, progress.total),
-            took_ms: u64::try_from(progress.took.as_millis()).unwrap_or(u64::MAX),
+            shards: served.shards,
+            took_ms: u64::try_from(served.took.as_millis()).unwrap_or(u64::MAX),
             waiting: blocked.or(progress.waits),
             inherited: carried
                 .is_inherited

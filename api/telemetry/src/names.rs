@@ -60,6 +60,8 @@ metrics! {
         "Snapshots that could not be written; the log grows until one is.";
     PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",
         "Time from a seen change to the last acknowledgement of the shards that serve it.";
+    STATUS_WRITES = "shardway_status_writes", "shardway.status.writes", "{status}",
+        "Statuses for the API server, by result: written, unchanged, outdated, conflict.";
     TRANSLATE_DURATION = "shardway_translate_duration_seconds", "shardway.translate.duration", "s",
         "Time to translate one batch of changes.";
     OBJECTS = "shardway_objects", "shardway.objects", "{object}",

@@ -1,5 +1,7 @@
 //! From what the API server sends to our own objects.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use api::{ObjectKey, Timestamp};
 use kube::ResourceExt;
 use kube::core::DynamicObject;
@@ -35,7 +37,11 @@ pub(crate) fn item(kind: &Kind, version: &str, mut object: DynamicObject) -> Ite
         generation: object.metadata.generation.unwrap_or_default(),
         created_at: Timestamp(0),
     };
+    // It changes with each write, of statuses too.
+    object.metadata.resource_version = None;
     let value = serde_json::to_value(&object).unwrap_or_default();
+    let mut content = DefaultHasher::new();
+    value.hash(&mut content);
     let document = Document {
         line: 0,
         group: kind.group.to_owned(),
@@ -54,6 +60,7 @@ pub(crate) fn item(kind: &Kind, version: &str, mut object: DynamicObject) -> Ite
         key,
         uid,
         revision,
+        content: content.finish(),
         event,
         status: status.filter(|status| !matches!(status, Value::Null)),
     }

@@ -20,6 +20,7 @@ mod merge;
 mod secrets;
 mod source;
 mod status;
+mod urgency;
 mod watch;
 mod watched;
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::ObjectKey;
+use api_telemetry::metrics::{Sink, Source};
+use api_telemetry::names;
 use futures::StreamExt;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::kinds::Kind;
 use crate::merge::{merged, observed_generation};
+use crate::urgency::Urgency;
 
 /// Writes under way at once.
 const AT_ONCE: usize = 8;
@@ -29,6 +32,7 @@ const TRIES: usize = 4;
 pub struct StatusWriter {
     client: Client,
     pace: Arc<Mutex<Pace>>,
+    urgency: Arc<Mutex<Urgency>>,
     counts: Arc<Counts>,
 }
 
@@ -43,6 +47,20 @@ pub struct Counts {
     pub outdated: AtomicU64,
     /// Writes that met somebody else's and were made again.
     pub conflicts: AtomicU64,
+}
+
+impl Source for Counts {
+    fn collect(&self, sink: &mut dyn Sink) {
+        for (result, count) in [
+            ("written", &self.written),
+            ("unchanged", &self.unchanged),
+            ("outdated", &self.outdated),
+            ("conflict", &self.conflicts),
+        ] {
+            let count = count.load(Ordering::Relaxed);
+            sink.counter(names::STATUS_WRITES, &[("result", result)], count);
+        }
+    }
 }
 
 /// A status could not be written.
@@ -61,24 +79,28 @@ impl StatusWriter {
         Self {
             client,
             pace: Arc::new(Mutex::new(Pace::new(Instant::now()))),
+            urgency: Arc::default(),
             counts: Arc::default(),
         }
     }
 
     /// What has been done so far.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn metrics(&self) -> Arc<dyn Source> {
+        Arc::clone(&self.counts) as Arc<dyn Source>
     }
 
-    /// Writes statuses. Gives those that could not be written.
-    pub async fn write(&self, changes: Vec<Change>) -> Vec<WriteError> {
-        let writes = futures::stream::iter(changes).map(|change| async move {
+    /// Writes statuses. Gives those that could not be written, and the objects whose status can wait: they are to be given
+    /// again.
+    pub async fn write(&self, changes: Vec<Change>) -> (Vec<WriteError>, Vec<ObjectKey>) {
+        let (due, waiting) = self.urgency.lock().split(changes, Instant::now());
+        let writes = futures::stream::iter(due).map(|change| async move {
             let object = Box::new(change.object.clone());
             let written = self.one(change).await;
             written.err().map(|source| WriteError { object, source })
         });
         let results = writes.buffer_unordered(AT_ONCE);
-        results.filter_map(std::future::ready).collect().await
+        let errors = results.filter_map(std::future::ready).collect().await;
+        (errors, waiting)
     }
 
     async fn one(&self, Change { object, status }: Change) -> Result<(), kube::Error> {

@@ -13,6 +13,8 @@ pub(crate) struct Item {
     pub(crate) uid: String,
     /// `metadata.resourceVersion`: the same means the same object.
     pub(crate) revision: String,
+    /// Hash of all but the status and what changes with it: the same means that the index has nothing to learn.
+    pub(crate) content: u64,
     /// None for a kind that is not looked at.
     pub(crate) event: Option<Event>,
     pub(crate) status: Option<Value>,
@@ -46,6 +48,7 @@ pub(crate) struct Changed {
 struct Known {
     uid: String,
     revision: String,
+    content: u64,
 }
 
 /// The objects of one watch. Memory: O(objects) ids and versions; a relist holds what it changes until its end.
@@ -108,8 +111,11 @@ impl Watched {
             Some(old) if old.uid != new.uid => out.events.push(Event::Delete(item.key.clone())),
             _ => {}
         }
+        let held = self.known.get(&item.key);
+        if held.is_none_or(|old| old.uid != new.uid || old.content != new.content) {
+            out.events.extend(item.event);
+        }
         out.statuses.push((item.key.clone(), item.status));
-        out.events.extend(item.event);
         self.known.insert(item.key, new);
     }
 
@@ -125,6 +131,7 @@ fn known(item: &Item) -> Known {
     Known {
         uid: item.uid.clone(),
         revision: item.revision.clone(),
+        content: item.content,
     }
 }
 

@@ -15,6 +15,7 @@ fn item(name: &str, uid: &str, revision: u32) -> Box<Item> {
         key: key(name),
         uid: uid.to_owned(),
         revision: revision.to_string(),
+        content: u64::from(revision),
         event: Some(Event::Reject(Rejected {
             key: key(name),
             generation: i64::from(revision),
@@ -77,6 +78,18 @@ fn a_name_with_another_uid_is_another_object() {
     assert!(take(&mut watched, [Seen::Applied(item("a", "9", 7))]).is_empty());
     assert_eq!(take(&mut watched, [Seen::Deleted(key("a"))]), ["a gone"]);
     assert!(take(&mut watched, [Seen::Deleted(key("a"))]).is_empty());
+}
+
+#[test]
+fn a_change_of_the_status_alone_is_no_event() {
+    let mut watched = Watched::default();
+    take(&mut watched, [Seen::Applied(item("a", "1", 1))]);
+    let mut same = item("a", "1", 2);
+    same.content = 1;
+    let mut out = Changed::default();
+    watched.take(Seen::Applied(same), &mut out);
+    assert!(out.events.is_empty());
+    assert_eq!(out.statuses.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,155 @@
+//! Which statuses can wait: a Gateway with a thousand routes is not written a thousand times. [pure]
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use api::ObjectKey;
+use api::condition::reasons;
+use operator_status::Change;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// How long words and counts wait after an object was written.
+const WAIT: Duration = Duration::from_secs(2);
+/// How long a status that says that something is on its way waits for the end of it.
+const PENDING_WAIT: Duration = Duration::from_millis(500);
+
+/// When each object was written last, and what it said that matters. Bounded by the objects that have a status: those that are
+/// removed are forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Urgency {
+    written: HashMap<ObjectKey, (Instant, u64)>,
+    /// Since when an object's status is not an end.
+    pending: HashMap<ObjectKey, Instant>,
+}
+
+impl Urgency {
+    /// Splits changes into those to be written now, and those that wait.
+    pub(crate) fn split(
+        &mut self,
+        changes: Vec<Change>,
+        now: Instant,
+    ) -> (Vec<Change>, Vec<ObjectKey>) {
+        let (mut due, mut waiting) = (Vec::new(), Vec::new());
+        for change in changes {
+            let Some(status) = &change.status else {
+                self.written.remove(&change.object);
+                self.pending.remove(&change.object);
+                due.push(change);
+                continue;
+            };
+            if is_pending(status) {
+                let since = *self.pending.entry(change.object.clone()).or_insert(now);
+                if now < since + PENDING_WAIT {
+                    waiting.push(change.object);
+                    continue;
+                }
+            } else {
+                self.pending.remove(&change.object);
+            }
+            let says = what_matters(status);
+            match self.written.get(&change.object) {
+                Some((at, said)) if *said == says && now < *at + WAIT => {
+                    waiting.push(change.object);
+                }
+                _ => {
+                    self.written.insert(change.object.clone(), (now, says));
+                    due.push(change);
+                }
+            }
+        }
+        (due, waiting)
+    }
+}
+
+/// Whether a condition says that something is on its way.
+fn is_pending(status: &Value) -> bool {
+    match status {
+        Value::Object(fields) => {
+            let reason = fields.get("reason").and_then(Value::as_str);
+            let on_its_way = [reasons::WAITING, reasons::PENDING];
+            reason.is_some_and(|reason| on_its_way.contains(&reason))
+                || fields.values().any(is_pending)
+        }
+        Value::Array(items) => items.iter().any(is_pending),
+        _ => false,
+    }
+}
+
+/// Hash of everything that somebody waits for: what holds, of which generation, and where. Words and counts are not.
+fn what_matters(status: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    matters(status, &mut hasher);
+    hasher.finish()
+}
+
+fn matters(value: &Value, hasher: &mut DefaultHasher) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if !["message", "attachedRoutes", "lastTransitionTime"].contains(&name.as_str()) {
+                    name.hash(hasher);
+                    matters(value, hasher);
+                }
+            }
+        }
+        Value::Array(items) => {
+            items.len().hash(hasher);
+            items.iter().for_each(|item| matters(item, hasher));
+        }
+        other => other.hash(hasher),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn change(programmed: &str, attached: u32) -> Change {
+        Change {
+            object: ObjectKey::new(api::GATEWAY_GROUP, "Gateway", "team-a", "web"),
+            status: Some(json!({
+                "conditions": [{"type": "Programmed", "status": programmed, "message": attached.to_string()}],
+                "listeners": [{"name": "http", "attachedRoutes": attached}],
+            })),
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_waits_for_its_end_but_not_for_ever() {
+        let mut urgency = Urgency::default();
+        let began = Instant::now();
+        let mut due = |reason: &str, ms| {
+            let now = began + Duration::from_millis(ms);
+            let mut change = change("False", 0);
+            change.status = Some(json!({"conditions": [{"type": "Programmed", "reason": reason}]}));
+            urgency.split(vec![change], now).0.len()
+        };
+        assert_eq!(due(reasons::PENDING, 0), 0);
+        assert_eq!(due(reasons::PROGRAMMED, 20), 1, "one write tells all");
+        assert_eq!(due(reasons::PENDING, 1000), 0);
+        assert_eq!(due(reasons::PENDING, 1600), 1);
+    }
+
+    #[test]
+    fn counts_wait_and_conditions_do_not() {
+        let mut urgency = Urgency::default();
+        let began = Instant::now();
+        let mut due = |programmed, attached, ms| {
+            let now = began + Duration::from_millis(ms);
+            urgency
+                .split(vec![change(programmed, attached)], now)
+                .0
+                .len()
+        };
+        assert_eq!(due("False", 0, 0), 1);
+        assert_eq!(due("True", 0, 10), 1, "somebody waits for it");
+        assert_eq!(due("True", 1, 20), 0);
+        assert_eq!(due("True", 500, 1900), 0);
+        assert_eq!(due("True", 501, 2100), 1);
+        assert_eq!(due("True", 502, 2200), 0);
+    }
+}
