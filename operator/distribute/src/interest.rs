@@ -317,7 +317,7 @@ fn lose(
 }
 
 /// Facts that an entry refers to. An entry of a newer version refers to none that this version knows.
-fn references(gateway: &GatewayKey, op: &Op) -> Vec<FactBytes> {
+pub(crate) fn references(gateway: &GatewayKey, op: &Op) -> Vec<FactBytes> {
     let Some(Ok(entry)) = op
         .value
         .as_deref()

@@ -149,7 +149,9 @@ impl Streams {
         for delta in gateways {
             let messages = messages::delta(delta, index, &origin.traceparent);
             for shard in self.interest.shards_of(&delta.gateway).to_vec() {
-                if !self.owed.has(shard, Some(&delta.gateway)) {
+                if !self.owed.has(shard, Some(&delta.gateway))
+                    && !self.owed.waits_for_facts(shard, &delta.gateway)
+                {
                     self.push(shard, messages.iter().cloned(), batches);
                 }
             }
@@ -167,6 +169,9 @@ impl Streams {
         {
             let message = messages::activate(gateway, *revision, traceparent);
             for shard in self.interest.shards_of(gateway).to_vec() {
+                if let Some(stream) = self.streams.get_mut(&shard) {
+                    stream.foreign.remove(gateway);
+                }
                 if !self.owed.has(shard, Some(gateway)) {
                     self.push(shard, [message.clone()], batches);
                 }
@@ -293,7 +298,16 @@ impl Streams {
         }
         for (shard, gateway) in self.owed.take(now) {
             let batch = match gateway {
-                Some(gateway) => whole(&snapshot, &gateway, Holds::Unknown).messages,
+                Some(gateway) => {
+                    let stream = self.streams.get(&shard);
+                    let foreign = stream.is_some_and(|stream| stream.foreign.contains(&gateway));
+                    let holds = if foreign {
+                        Holds::Foreign
+                    } else {
+                        Holds::Unknown
+                    };
+                    whole(&snapshot, &gateway, holds).messages
+                }
                 None => match self.streams.get_mut(&shard) {
                     Some(stream) => stream.all_facts(&snapshot, &self.interest, shard),
                     None => Vec::new(),
@@ -345,8 +359,12 @@ impl Streams {
             placed += 1;
             let holds = match held.remove(gateway) {
                 None => Holds::Nothing,
-                Some(held) if same_history => Holds::Revision(held),
-                Some(_) => Holds::Unknown,
+                // Revision 0 is what a shard calls what it has of another history.
+                Some(held) if same_history && held.active > 0 => Holds::Revision(held),
+                Some(_) => {
+                    stream.foreign.insert(gateway.clone());
+                    Holds::Foreign
+                }
             };
             let whole = whole(snapshot, gateway, holds);
             batch.extend(whole.messages);

@@ -17,7 +17,9 @@ pub(crate) struct Whole {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Holds<'a> {
     Nothing,
-    /// Something that its revision says nothing about.
+    /// Something of another history, which serves until there is something to take its place.
+    Foreign,
+    /// Something that it lost the thread of.
     Unknown,
     /// A revision of this history.
     Revision(&'a delivery::Held),
@@ -106,6 +108,7 @@ pub(crate) fn whole(snapshot: &RoutingSnapshot, gateway: &GatewayKey, holds: Hol
         return whole;
     };
     let (active, entries) = (chain.active(), chain.entries());
+    let mut after = active;
     match holds {
         Holds::Revision(held)
             if held.active == active.0 && held.active_hash == entries.hash().to_bytes() =>
@@ -113,31 +116,35 @@ pub(crate) fn whole(snapshot: &RoutingSnapshot, gateway: &GatewayKey, holds: Hol
             whole.served = Some(active);
         }
         // Another replica has sent it more than this one has applied so far.
-        Holds::Revision(held) if held.active > active.0 => {}
+        Holds::Revision(held) if is_ahead(snapshot, chain, Revision(held.active)) => {
+            after = Revision(held.active);
+        }
         _ if active != Revision(0) => {
             whole.messages = replace(gateway, active, entries.hash(), ops(entries));
             whole.messages.push(self::activate(gateway, active, ""));
         }
         // Nothing is active and nothing is held: the pending deltas start from nothing.
         Holds::Nothing => {}
-        // It serves a Gateway of this name that is no more, and nothing is active that could take its place yet.
-        _ => {
+        Holds::Foreign => {
             whole.messages = tip(gateway, chain);
             return whole;
         }
+        // If it serves a Gateway of this name, then one that was removed since.
+        Holds::Revision(_) | Holds::Unknown => whole.messages.push(drop_gateway(gateway)),
     }
-    for PendingDelta {
-        revision,
-        delta,
-        traceparent,
-        ..
-    } in chain.pending()
-    {
-        whole
-            .messages
-            .extend(self::delta(delta, *revision, traceparent));
+    for pending in chain.pending().iter().filter(|p| p.revision > after) {
+        let (revision, trace) = (pending.revision, &pending.traceparent);
+        let messages = self::delta(&pending.delta, revision, trace);
+        whole.messages.extend(messages);
     }
     whole
+}
+
+/// Whether a shard serves a revision that is not active here yet. One that is active nowhere any more is of a Gateway
+/// that was removed, and created anew since.
+fn is_ahead(snapshot: &RoutingSnapshot, chain: &GatewayChain, revision: Revision) -> bool {
+    let waits = |pending: &PendingDelta| pending.revision == revision;
+    revision > snapshot.revision() || chain.pending().iter().any(waits)
 }
 
 /// The newest committed revision as one step from nothing; it serves once it is activated, and not before.

@@ -67,14 +67,31 @@ impl Owed {
         !self.due.is_empty() && self.due.contains_key(&(shard, gateway.cloned()))
     }
 
+    /// A Gateway has moved on. While a shard is yet to be sent its facts, the Gateway waits for them, whole. Says whether it
+    /// does.
+    pub(crate) fn waits_for_facts(&mut self, shard: ShardId, gateway: &GatewayKey) -> bool {
+        let Some(at) = self.due.get(&(shard, None)).copied() else {
+            return false;
+        };
+        let due = self.due.entry((shard, Some(gateway.clone())));
+        let due = due.or_insert(at);
+        *due = at.max(*due);
+        true
+    }
+
     /// Whether something is to be sent.
     pub(crate) fn is_due(&self, now: Duration) -> bool {
         self.due.values().any(|at| *at <= now)
     }
 
-    /// Takes what is to be sent; facts before Gateways.
+    /// Takes what is to be sent; of each shard the facts before Gateways.
     pub(crate) fn take(&mut self, now: Duration) -> Vec<Whole> {
-        let due = self.due.extract_if(.., |_, at| *at <= now);
+        let late = self.due.iter().filter(|(_, at)| **at > now);
+        let facts = late.filter(|((_, gateway), _)| gateway.is_none());
+        let waiting: Vec<ShardId> = facts.map(|((shard, _), _)| *shard).collect();
+        let due = self
+            .due
+            .extract_if(.., |(shard, _), at| *at <= now && !waiting.contains(shard));
         due.map(|(whole, _)| whole).collect()
     }
 

@@ -1,8 +1,8 @@
 //! What one connected shard was sent of facts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use api::{Revision, ShardId};
+use api::{GatewayKey, Revision, ShardId};
 use api_snapshot::{Op, RoutingSnapshot, SetHash};
 use api_wire::delivery::{self, ToShard};
 use tokio::sync::mpsc;
@@ -14,6 +14,8 @@ use crate::interest::{FactBytes, Interest};
 pub(crate) struct Stream {
     pub(crate) session: u64,
     pub(crate) out: mpsc::Sender<Vec<ToShard>>,
+    /// Gateways that the shard serves by another history, until one of this is active.
+    pub(crate) foreign: BTreeSet<GatewayKey>,
     revision: Revision,
     facts: HashMap<FactBytes, SetHash>,
     hash: SetHash,
@@ -24,6 +26,7 @@ impl Stream {
         Self {
             session,
             out,
+            foreign: BTreeSet::new(),
             revision: Revision(0),
             facts: HashMap::new(),
             hash: SetHash::default(),
