@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -242,4 +243,46 @@ fn a_request_that_the_endpoint_did_not_look_at_is_sent_again_whatever_its_method
     let answer = shard.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(status(&answer), 502, "{answer}");
     assert_eq!(endpoint.requests.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_request_above_the_last_of_a_graceful_goaway_is_sent_again_elsewhere() {
+    let endpoint = Scripted::new(|number, stream, _| {
+        if number > 0 {
+            stream.set_nonblocking(true).unwrap();
+            let stream = stream.try_clone().unwrap();
+            block_on(async {
+                let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+                let mut server = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = server.accept().await {
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+            });
+            return;
+        }
+        let frame = |kind: u8, body: &[u8]| {
+            let mut bytes = vec![0, 0, body.len() as u8, kind, 0, 0, 0, 0, 0];
+            bytes.extend_from_slice(body);
+            bytes
+        };
+        stream.write_all(&frame(4, &[])).unwrap(); // SETTINGS
+        stream.read_exact(&mut [0; 24]).unwrap(); // the preface
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stream.read_exact(&mut vec![0; length as usize]).unwrap();
+            if head[3] == 1 {
+                break; // HEADERS: the request
+            }
+        }
+        // GOAWAY, NO_ERROR: no stream was processed.
+        stream.write_all(&frame(7, &[0; 8])).unwrap();
+        let _ = stream.read(&mut [0; 1]);
+    });
+    let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |_| {});
+    shard.backend("a", BackendProtocol::H2c, &[endpoint.address]);
+    let answer = shard.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert_eq!(endpoint.connections(), 2);
 }
