@@ -299,12 +299,19 @@ impl Streams {
         for (shard, gateway) in self.owed.take(now) {
             let batch = match gateway {
                 Some(gateway) => {
-                    let stream = self.streams.get(&shard);
-                    let foreign = stream.is_some_and(|stream| stream.foreign.contains(&gateway));
-                    let holds = if foreign {
-                        Holds::Foreign
-                    } else {
-                        Holds::Unknown
+                    let stream = self.streams.get_mut(&shard);
+                    let (foreign, serves) = stream.map_or((false, None), |stream| {
+                        let foreign = stream.foreign.contains(&gateway);
+                        (foreign, stream.serves.remove(&gateway))
+                    });
+                    let held = delivery::Held {
+                        active: serves.unwrap_or_default().0,
+                        ..delivery::Held::default()
+                    };
+                    let holds = match serves {
+                        _ if foreign => Holds::Foreign,
+                        Some(_) => Holds::Revision(&held),
+                        None => Holds::Unknown,
                     };
                     whole(&snapshot, &gateway, holds).messages
                 }

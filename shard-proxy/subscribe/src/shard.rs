@@ -290,8 +290,12 @@ impl<P: Plane> Shard<P> {
 
     /// Asks for a Gateway, or the facts, anew; once, until it comes.
     fn resync(&mut self, gateway: Option<&GatewayKey>, reason: String, outcome: &mut Outcome) {
+        let mut active = Revision(0);
         if let Some(held) = gateway.and_then(|gateway| self.gateways.get_mut(gateway)) {
             held.forget_steps();
+            if held.serves {
+                active = held.active.revision();
+            }
         }
         if self.asked.insert(gateway.cloned()) {
             self.resyncs += 1;
@@ -300,7 +304,9 @@ impl<P: Plane> Shard<P> {
                 reason,
                 "asking for state anew"
             );
-            outcome.answers.push(answers::resync(gateway, reason));
+            outcome
+                .answers
+                .push(answers::resync(gateway, active, reason));
         }
     }
 

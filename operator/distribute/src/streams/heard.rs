@@ -69,6 +69,12 @@ impl Streams {
         {
             return self.send(shard, vec![messages::drop_gateway(gateway)]);
         }
+        if let (Some(gateway), Some(stream)) = (&gateway, self.streams.get_mut(&shard))
+            && request.active > 0
+        {
+            let serves = Revision(request.active);
+            stream.serves.insert(gateway.clone(), serves);
+        }
         if self.owed.asked((shard, gateway), now) {
             self.metrics.resyncs_delayed.fetch_add(1, Ordering::Relaxed);
         }

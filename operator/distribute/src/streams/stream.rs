@@ -16,6 +16,8 @@ pub(crate) struct Stream {
     pub(crate) out: mpsc::Sender<Vec<ToShard>>,
     /// Gateways that the shard serves by another history, until one of this is active.
     pub(crate) foreign: BTreeSet<GatewayKey>,
+    /// What it serves of Gateways that it asks for anew.
+    pub(crate) serves: HashMap<GatewayKey, Revision>,
     revision: Revision,
     facts: HashMap<FactBytes, SetHash>,
     hash: SetHash,
@@ -27,6 +29,7 @@ impl Stream {
             session,
             out,
             foreign: BTreeSet::new(),
+            serves: HashMap::new(),
             revision: Revision(0),
             facts: HashMap::new(),
             hash: SetHash::default(),

@@ -120,9 +120,20 @@ impl Replica {
     }
 
     fn resync(&mut self, shard: ShardId, gateway: Option<&GatewayKey>) -> Vec<Event> {
+        self.resync_at(shard, gateway, 0)
+    }
+
+    /// Asks while a revision serves.
+    fn resync_at(
+        &mut self,
+        shard: ShardId,
+        gateway: Option<&GatewayKey>,
+        active: u64,
+    ) -> Vec<Event> {
         let message = from_shard::Message::Resync(delivery::Resync {
             gateway: gateway.map(Into::into),
             reason: "a test".into(),
+            active,
         });
         let message = FromShard {
             message: Some(message),
@@ -464,6 +475,19 @@ fn a_shard_that_asks_again_and_again_is_answered_ever_more_slowly() {
     replica.tell();
     let expected = ["drop web", "delta web 0->2", "delta web 2->3"];
     assert_eq!(shard.texts(), expected);
+}
+
+#[test]
+fn a_shard_that_is_ahead_of_this_replica_keeps_what_it_serves() {
+    let mut replica = Replica::new();
+    let ahead = replica.commit(vec![placed(&web(), &[0])], &web(), vec![rule(0, "a")]);
+    replica.commit(Vec::new(), &web(), vec![rule(1, "a")]);
+    replica.tell();
+    let (mut shard, _) = replica.connect(SHARD, delivery::Hello::default());
+    shard.received();
+    // Another replica has told it that its revision is active.
+    replica.resync_at(SHARD, Some(&web()), ahead.0);
+    assert_eq!(shard.texts(), ["delta web 2->3"]);
 }
 
 #[test]

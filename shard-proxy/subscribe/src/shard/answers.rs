@@ -25,10 +25,11 @@ pub(super) fn acknowledged(gateway: &GatewayKey, revision: Revision) -> FromShar
     }))
 }
 
-pub(super) fn resync(gateway: Option<&GatewayKey>, reason: String) -> FromShard {
+pub(super) fn resync(gateway: Option<&GatewayKey>, active: Revision, reason: String) -> FromShard {
     wire(from_shard::Message::Resync(delivery::Resync {
         gateway: gateway.map(Into::into),
         reason,
+        active: active.0,
     }))
 }
 

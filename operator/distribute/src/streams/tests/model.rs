@@ -146,7 +146,12 @@ fn read(
             }
             for ask in std::mem::take(&mut model.asks) {
                 replica.now += MS * 60_000;
-                replica.resync(ShardId(n), ask.as_ref());
+                let held = ask.as_ref().and_then(|ask| model.gateways.get_mut(ask));
+                let active = held.map_or(0, |held| {
+                    held.next.clear();
+                    held.active.0
+                });
+                replica.resync_at(ShardId(n), ask.as_ref(), active);
             }
         }
     }
@@ -199,7 +204,9 @@ proptest! {
                     let shard = ShardId(u32::from(value % 2));
                     let whole = (index > 0).then_some(&key);
                     replica.now += MS * 60_000;
-                    replica.resync(shard, whole);
+                    let held = whole.and_then(|whole| shards[shard.0 as usize].0.gateways.get(whole));
+                    let active = held.map_or(0, |held| held.active.0);
+                    replica.resync_at(shard, whole, active);
                 }
             }
             if tell {
