@@ -209,7 +209,9 @@ impl Ages {
             path: path.clone(),
             source,
         };
-        if let Some(folder) = path.parent() {
+        if self.lines == 0
+            && let Some(folder) = path.parent()
+        {
             fs::create_dir_all(folder).map_err(failed)?;
         }
         let known = self.known.read();

@@ -22,9 +22,9 @@ use crate::ages::{self, Ages, Seen};
 use crate::folder::{Batch, Change, Folder};
 use crate::problem::Problem;
 
-/// A change that comes this long after the last one was given is looked at without waiting, unless a file is being
-/// written: most changes come alone. Sooner, it belongs to a burst.
-const ALONE_AFTER: Duration = Duration::from_millis(3);
+/// A change of one file that comes this long after the last one was given is looked at without waiting, unless the file is
+/// being written: most changes come alone. Sooner, or with other files, it belongs to a burst.
+const ALONE_AFTER: Duration = Duration::from_millis(1);
 /// A burst ends when nothing has happened for this long ...
 const QUIET: Duration = Duration::from_millis(2);
 /// ... or this long after it began.
@@ -136,10 +136,7 @@ impl DirSource {
                 self.woken_at = Some(Instant::now());
             }
             let batch = if let Some(began) = self.woken_at {
-                let alone = self
-                    .given_at
-                    .is_none_or(|given| given.elapsed() >= ALONE_AFTER);
-                if !alone || !self.touched().writing.is_empty() {
+                if !self.is_alone() {
                     self.settle(began).await;
                 }
                 self.woken_at = None;
@@ -159,6 +156,16 @@ impl DirSource {
                 return batch;
             }
         }
+    }
+
+    /// Whether what was touched is one file, whole, a while after the last change.
+    fn is_alone(&self) -> bool {
+        let touched = self.touched();
+        touched.paths.len() <= 1
+            && touched.writing.is_empty()
+            && self
+                .given_at
+                .is_none_or(|given| given.elapsed() >= ALONE_AFTER)
     }
 
     /// What is wrong now.

@@ -1,11 +1,14 @@
 //! `x-kubernetes-validations`: rules in the Common Expression Language.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cel::{Context, Program};
+use cel::extractors::This;
+use cel::{Context, ExecutionError, Program};
+use regex::Regex;
 use serde_json::Value;
 
 use super::Violation;
@@ -71,7 +74,31 @@ impl Rule {
 
 thread_local! {
     /// The functions of the language: to register them costs more than most rules.
-    static FUNCTIONS: Context<'static, 'static> = Context::default();
+    static FUNCTIONS: Context<'static, 'static> = functions();
+    /// Patterns of rules, compiled. Bounded by the rules that there are: patterns are written in schemas, not in objects.
+    static PATTERNS: RefCell<HashMap<String, Option<Regex>>> = RefCell::default();
+}
+
+fn functions() -> Context<'static, 'static> {
+    let mut context = Context::default();
+    let added = context.add_function("matches", matches);
+    debug_assert!(added.is_ok(), "the library's own matches is left out");
+    context
+}
+
+/// Whether a pattern is found in a text; a pattern that cannot be compiled fails the evaluation.
+fn matches(This(text): This<Arc<String>>, pattern: Arc<String>) -> Result<bool, ExecutionError> {
+    PATTERNS.with_borrow_mut(|patterns| {
+        if !patterns.contains_key(&**pattern) {
+            patterns.insert(pattern.to_string(), Regex::new(&pattern).ok());
+        }
+        let regex = patterns.get(&**pattern).and_then(Option::as_ref);
+        let compiled = regex.map(|regex| regex.is_match(&text));
+        compiled.ok_or_else(|| ExecutionError::FunctionError {
+            function: "matches".to_owned(),
+            message: format!("{pattern:?} is no regular expression"),
+        })
+    })
 }
 
 /// Rules that compiled and then could not be evaluated for some object. Bounded by the rules that there are.
@@ -202,5 +229,33 @@ impl Node {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use serde_json::json;
+
+    use super::*;
+
+    /// Whether a rule holds for a text.
+    fn holds(rule: &str, text: &str) -> Option<bool> {
+        let rule = Rule::compile(&json!({ "rule": rule })).unwrap();
+        FUNCTIONS.with(|functions| {
+            let mut context = functions.new_inner_scope();
+            context.add_variable_from_value("self", text);
+            rule.holds(&context)
+        })
+    }
+
+    #[test]
+    fn patterns_are_found_in_texts_as_a_method_and_as_a_function() {
+        for rule in ["self.matches('^[a-z]+$')", "matches(self, '^[a-z]+$')"] {
+            assert_eq!(holds(rule, "abc"), Some(true));
+            assert_eq!(holds(rule, "a b"), Some(false));
+            assert_eq!(holds(rule, "abcd"), Some(true), "the compiled one, again");
+        }
+        assert_eq!(holds("self.matches('(')", "abc"), None);
     }
 }
