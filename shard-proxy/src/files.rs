@@ -21,22 +21,27 @@ pub(crate) fn raise_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Files that so many client connections need at most.
-pub(crate) fn needed(connections_max: usize) -> u64 {
-    OTHERS.saturating_add((connections_max as u64).saturating_mul(2))
+/// Client connections that so many files are enough for.
+fn connections(limit: u64) -> usize {
+    usize::try_from(limit.saturating_sub(OTHERS) / 2)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
-/// Raises the limit, and says so when it is lower than the settings want.
-pub(crate) fn prepare(connections_max: usize) {
-    let (limit, needed) = (raise_limit(), needed(connections_max));
-    if limit < needed {
-        tracing::warn!(
+/// Raises the limit. Returns how many client connections to take: as many as were asked for, or as there are files for,
+/// so that a flood is refused and does not take the files of everything else.
+pub(crate) fn prepare(connections_max: usize) -> usize {
+    let limit = raise_limit();
+    let possible = connections(limit);
+    if possible < connections_max {
+        tracing::info!(
             limit,
-            needed,
+            possible,
             connections_max,
-            "too few open files are allowed for all connections; raise the limit of the service or lower connections-max"
+            "fewer connections are taken than connections-max: no more files may be open; raise the limit of the service"
         );
     }
+    possible.min(connections_max)
 }
 
 #[cfg(test)]
@@ -57,6 +62,8 @@ mod tests {
 
     #[test]
     fn each_connection_needs_two() {
-        assert_eq!(needed(50_000), 101_024);
+        assert_eq!(connections(101_024), 50_000);
+        assert_eq!(connections(20_000), 9_488);
+        assert_eq!(connections(100), 1);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api_telemetry::Chain;
-use shard_proxy_forward::DataPlane;
+use shard_proxy_forward::{DataPlane, ForwardConfig};
 use shard_proxy_subscribe::{ClientConfig, Disk, Shard, ShardStatus};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,9 +41,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // From here on a signal means a drain, also one that comes while the shard still boots.
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    files::prepare(config.connections_max);
+    let connections_max = files::prepare(config.connections_max);
     let folder = config.data.join(format!("shard-{}", config.id));
-    let served = DataPlane::start(config.forward()).context("start the traffic workers")?;
+    let forward = ForwardConfig {
+        connections_max,
+        ..config.forward()
+    };
+    let served = DataPlane::start(forward).context("start the traffic workers")?;
     let plane = Arc::new(Served(served));
 
     let (status, status_seen) = watch::channel(ShardStatus::default());

@@ -256,12 +256,15 @@ impl<P: Plane> Shard<P> {
         if epoch == self.epoch {
             return;
         }
-        tracing::warn!(
-            from = self.epoch.0,
-            to = epoch.0,
-            gateways = self.gateways.len(),
-            "the operator's history of revisions is another one; serving on until it has sent its own"
-        );
+        // The first one that a new shard hears of is no news.
+        if self.epoch != Epoch::NONE {
+            tracing::warn!(
+                from = self.epoch.0,
+                to = epoch.0,
+                gateways = self.gateways.len(),
+                "the operator's history of revisions is another one; serving on until it has sent its own"
+            );
+        }
         self.epoch = epoch;
         for (key, held) in &mut self.gateways {
             held.renumber();
