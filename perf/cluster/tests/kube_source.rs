@@ -5,8 +5,9 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod support;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use perf_cluster::process::Ending;
 use perf_cluster::{Cluster, down, process, up};
 use serde_json::Value;
+
+use support::{Ended, home, programs, reason_to_skip, say_skipped};
 
 const NAME: &str = "kube-source";
 const ADMIN: &str = "127.0.0.1:7001";
@@ -371,44 +374,18 @@ impl Drop for Process {
     }
 }
 
-/// Takes the cluster down when a check fails half-way.
-struct Ended<'a>(&'a Cluster);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = down::down(self.0);
-        }
-    }
-}
-
+/// Folder of the programs that are tested; none, having said why, where they cannot be.
 fn programs_or_reason() -> Option<PathBuf> {
-    let skipped = |reason: &str| {
-        // Past the test runner, which shows what a test prints only when it fails.
-        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
-        None
-    };
-    if !rustix::process::geteuid().is_root() {
-        return skipped("namespaces and mounts need root");
+    let bin = std::env::var_os("SHARDWAY_BIN_DIR");
+    let reason = reason_to_skip().or_else(|| {
+        let missing = bin.is_none();
+        missing.then_some("SHARDWAY_BIN_DIR does not name the folder of the programs")
+    });
+    if let Some(reason) = reason {
+        say_skipped(reason);
+        return None;
     }
-    if std::env::var("SHARDWAY_CLUSTER").as_deref() != Ok("1") {
-        return skipped("SHARDWAY_CLUSTER is not 1");
-    }
-    match std::env::var_os("SHARDWAY_BIN_DIR") {
-        Some(bin) => Some(bin.into()),
-        None => skipped("SHARDWAY_BIN_DIR does not name the folder of the programs"),
-    }
-}
-
-fn programs() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_shardway-cluster"))
-        .parent()
-        .unwrap()
-}
-
-/// The tools of all clusters are below the folder that cargo builds to.
-fn home() -> PathBuf {
-    programs().parent().unwrap().join("cluster")
+    bin.map(PathBuf::from)
 }
 
 fn quickstart() -> String {

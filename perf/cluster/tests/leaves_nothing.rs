@@ -7,11 +7,10 @@
 
 #[path = "leaves_nothing/machine.rs"]
 mod machine;
+mod support;
 #[path = "leaves_nothing/workload.rs"]
 mod workload;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,14 +18,14 @@ use perf_cluster::process::Ending;
 use perf_cluster::{Cluster, down, process, up};
 
 use machine::Machine;
+use support::{Ended, home, programs, reason_to_skip, say_skipped};
 
 const NAME: &str = "leaves-nothing";
 
 #[test]
 fn a_cluster_works_and_leaves_nothing() {
     if let Some(reason) = reason_to_skip() {
-        // Past the test runner, which shows what a test prints only when it fails.
-        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+        say_skipped(reason);
         return;
     }
     let cluster = Cluster::new(NAME, &home()).unwrap();
@@ -76,40 +75,6 @@ fn without_the_holder_of_its_namespace(cluster: &Cluster, before: &Machine) {
     down::down(cluster).unwrap();
     Machine::now(NAME).must_equal(before);
     during.must_be_gone();
-}
-
-/// Takes the cluster down when a check fails half-way.
-struct Ended<'a>(&'a Cluster);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Err(error) = down::down(self.0)
-        {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-fn reason_to_skip() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("namespaces and mounts need root");
-    }
-    if std::env::var("SHARDWAY_CLUSTER").as_deref() != Ok("1") {
-        return Some("SHARDWAY_CLUSTER is not 1");
-    }
-    None
-}
-
-fn programs() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_shardway-cluster"))
-        .parent()
-        .unwrap()
-}
-
-/// The tools of all clusters are below the folder that cargo builds to.
-fn home() -> PathBuf {
-    programs().parent().unwrap().join("cluster")
 }
 
 /// Asks until it is so.
