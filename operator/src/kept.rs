@@ -106,3 +106,56 @@ impl Kept {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use api::Revision;
+    use api_snapshot::{Command, Delta, GatewayDelta, Op};
+    use operator_objects::spec::{Event, Rejected};
+
+    use super::*;
+
+    /// A state in which a Gateway is committed.
+    fn committed(gateway: &GatewayKey) -> RoutingSnapshot {
+        let mut snapshot = RoutingSnapshot::default();
+        let op = Op {
+            key: api_snapshot::encode(&GatewayEntryKey::Gateway),
+            value: Some(vec![0]),
+        };
+        let ops = vec![op];
+        let none = api_snapshot::GatewayChain::default();
+        let delta = Delta {
+            gateways: vec![GatewayDelta {
+                gateway: gateway.clone(),
+                base: none.tip(),
+                hash: none.tip_hash_after(&ops),
+                ops,
+                removed: false,
+            }],
+            ..Delta::default()
+        };
+        snapshot.apply(Revision(1), Command::Commit(delta));
+        assert!(snapshot.gateway(gateway).is_some());
+        snapshot
+    }
+
+    #[test]
+    fn what_is_committed_is_kept_while_its_object_cannot_be_read_and_no_longer() {
+        let gateway = GatewayKey::new("team-a", "web");
+        let snapshot = committed(&gateway);
+        let (mut index, translation) = (Index::new(), Translation::new());
+        assert!(Kept::of(&snapshot, &translation, &index, false).is_empty());
+        // A file that nobody can read, or a kind that the API server does not know yet.
+        assert!(Kept::of(&snapshot, &translation, &index, true).has_gateway(&gateway));
+        index.apply(Event::Reject(Rejected {
+            key: gateway_object(&gateway),
+            generation: 2,
+            message: "spec: no".into(),
+            parents: Vec::new(),
+        }));
+        assert!(Kept::of(&snapshot, &translation, &index, false).has_gateway(&gateway));
+        index.apply(Event::Delete(gateway_object(&gateway)));
+        assert!(Kept::of(&snapshot, &translation, &index, false).is_empty());
+    }
+}

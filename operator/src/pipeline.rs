@@ -7,7 +7,7 @@ mod reconcile;
 mod report;
 mod step;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -174,10 +174,10 @@ impl Pipeline {
         if published.problems == batch.problems {
             return false;
         }
-        let known: std::collections::BTreeSet<_> = published.problems.iter().collect();
+        let known: BTreeSet<_> = published.problems.iter().collect();
         for problem in &batch.problems {
             if problem.is_error && !known.contains(problem) {
-                tracing::error!(problem = %problem, "manifest refused; the last good state serves on");
+                tracing::error!(problem = %problem, "objects cannot be read; the last good state serves on");
             }
         }
         published.problems.clone_from(&batch.problems);

@@ -12,12 +12,8 @@ pub(crate) struct GatewayProgress {
     pub(crate) committed: Revision,
     /// Newest revision that every live shard of the Gateway serves.
     pub(crate) propagated: Revision,
-    /// Shards that acknowledged `propagated`.
-    pub(crate) acknowledged: usize,
-    /// Shards that the Gateway is placed on.
-    pub(crate) total: usize,
-    /// Time from commit to the last acknowledgement.
-    pub(crate) took: Duration,
+    /// How `propagated` is served.
+    pub(crate) served: Served,
     /// Why a shard refused the newest revision, by listener (none: the whole Gateway).
     pub(crate) refused: BTreeMap<Option<String>, String>,
     /// Why the newest revision is not activated.
@@ -31,7 +27,7 @@ impl GatewayProgress {
     }
 }
 
-/// How a revision was served when it was for the first time.
+/// How a revision is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Served {
     /// Shards that acknowledged it, and shards of the Gateway.
@@ -44,7 +40,7 @@ pub(crate) struct Served {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) revision: Revision,
-    /// It is said once: later revisions of the Gateway do not change it.
+    /// Later revisions of the Gateway do not change it; shards that come late do.
     pub(crate) served: Option<Served>,
     /// It was committed before this process started: what its status says of it still holds.
     pub(crate) is_inherited: bool,
@@ -126,32 +122,35 @@ impl Progress {
         &mut self,
         gateway: &GatewayKey,
         revision: Revision,
-        (acknowledged, total): (usize, usize),
-        took: Duration,
+        served: Served,
     ) -> BTreeSet<RouteKey> {
         let progress = self.gateways.entry(gateway.clone()).or_default();
+        // More shards serve what was served before: those that came late, with everything up to here.
+        let more = revision == progress.propagated && served.shards.0 > progress.served.shards.0;
         if revision >= progress.propagated {
             progress.propagated = revision;
-            progress.acknowledged = acknowledged;
-            progress.total = total;
-            progress.took = took;
+            progress.served = served;
         }
         if revision >= progress.committed {
             progress.waits = None;
         }
-        let Some(waiting) = self.waiting.get_mut(gateway) else {
-            return BTreeSet::new();
-        };
-        let later = waiting.split_off(&Revision(revision.0 + 1));
-        let reached = std::mem::replace(waiting, later).into_values();
-        let reached: BTreeSet<RouteKey> = reached.flatten().collect();
+        let mut reached = BTreeSet::new();
+        if let Some(waiting) = self.waiting.get_mut(gateway) {
+            let later = waiting.split_off(&Revision(revision.0 + 1));
+            let now = std::mem::replace(waiting, later).into_values();
+            reached.extend(now.flatten());
+        }
+        if more {
+            let all = self.routes_of.get(gateway);
+            reached.extend(all.into_iter().flatten().cloned());
+        }
         for route in &reached {
             let at = (route.clone(), gateway.clone());
             if let Some(carried) = self.routes.get_mut(&at)
                 && carried.revision <= revision
             {
-                let shards = (acknowledged, total);
-                carried.served.get_or_insert(Served { shards, took });
+                let known = carried.served.get_or_insert(served);
+                known.shards = known.shards.max(served.shards);
             }
         }
         reached
@@ -231,6 +230,14 @@ impl Progress {
 mod tests {
     use super::*;
 
+    /// By so many of two shards, after so many milliseconds.
+    fn served(acknowledged: usize, took_ms: u64) -> Served {
+        Served {
+            shards: (acknowledged, 2),
+            took: Duration::from_millis(took_ms),
+        }
+    }
+
     #[test]
     fn a_route_waits_for_its_own_revision_only() {
         let mut progress = Progress::default();
@@ -241,13 +248,13 @@ mod tests {
         );
         progress.committed(&gateway, Revision(4), [first.clone()]);
         progress.committed(&gateway, Revision(6), [second.clone()]);
-        let done = progress.propagated(&gateway, Revision(4), (2, 2), Duration::from_millis(3));
+        let done = progress.propagated(&gateway, Revision(4), served(2, 3));
         assert_eq!(done, [first.clone()].into());
         let at = progress.gateway(&gateway).cloned().unwrap_or_default();
         assert!(at.serves(Revision(4)) && !at.serves(Revision(6)));
         let carried = progress.route(&second, &gateway);
         assert_eq!(carried.map(|carried| carried.revision), Some(Revision(6)));
-        let done = progress.propagated(&gateway, Revision(6), (1, 2), Duration::ZERO);
+        let done = progress.propagated(&gateway, Revision(6), served(1, 0));
         assert_eq!(done, [second].into());
     }
 
@@ -291,7 +298,26 @@ mod tests {
         };
         assert!(!refuse(&mut progress, 3));
         assert!(refuse(&mut progress, 4));
-        progress.propagated(&gateway, Revision(4), (1, 2), Duration::ZERO);
+        progress.propagated(&gateway, Revision(4), served(1, 0));
         assert!(!refuse(&mut progress, 4));
+    }
+
+    #[test]
+    fn a_shard_that_comes_late_counts_and_a_later_revision_does_not() {
+        let mut progress = Progress::default();
+        let gateway = GatewayKey::new("team-a", "web");
+        let route = RouteKey::http("team-a", "one");
+        let of = |progress: &Progress| progress.route(&route, &gateway).and_then(|c| c.served);
+        progress.committed(&gateway, Revision(4), [route.clone()]);
+        let done = progress.propagated(&gateway, Revision(4), served(1, 3));
+        assert_eq!(done, [route.clone()].into());
+        assert_eq!(of(&progress), Some(served(1, 3)));
+        let done = progress.propagated(&gateway, Revision(4), served(2, 900));
+        assert_eq!(done, [route.clone()].into());
+        assert_eq!(of(&progress), Some(served(2, 3)));
+        progress.committed(&gateway, Revision(7), []);
+        let done = progress.propagated(&gateway, Revision(7), served(2, 5));
+        assert!(done.is_empty());
+        assert_eq!(of(&progress), Some(served(2, 3)));
     }
 }

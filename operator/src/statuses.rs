@@ -1,25 +1,23 @@
 //! Writes the statuses of objects that changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use api::condition::{reasons, types};
-use api::{GatewayKey, ObjectKey, RouteKey};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::condition::{reasons, types};
+use api::{GatewayKey, ObjectKey, RouteKey};
 use api_telemetry::Chain;
 use operator_kubernetes::StatusWriter;
 use operator_placement::PlanError;
 use operator_status::{
-    GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
+    GatewayFacts, ListenerFacts, ParentFacts, StatusFolder, Statuses, class_status, gateway_status,
+    route_status,
 };
-use operator_status::{StatusFolder, Statuses};
 use operator_translate::status::{ObjectStatus, ParentStatus};
 use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::pipeline::Pipeline;
-use crate::progress::Served;
 
 /// Where statuses are written.
 #[derive(Clone)]
@@ -224,10 +222,7 @@ impl Pipeline {
             .gateway(&parent.gateway)
             .cloned()
             .unwrap_or_default();
-        let served = carried.served.unwrap_or(Served {
-            shards: (progress.acknowledged, progress.total),
-            took: progress.took,
-        });
+        let served = carried.served.unwrap_or(progress.served);
         ParentFacts {
             revision: Some(carried.revision),
             propagated: progress.serves(carried.revision) && blocked.is_none(),

@@ -1,7 +1,6 @@
 //! Which Secrets are watched: those that are referred to, each by its name.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::CertificateKey;
 

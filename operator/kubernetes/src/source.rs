@@ -266,12 +266,17 @@ impl KubeSource {
             .values()
             .filter_map(|watch| {
                 let kind = watch.kind.kind;
-                let message = match &watch.trouble {
-                    _ if watch.is_missing => format!(
-                        "kind {kind} ({}) is not in this cluster; install its CRD",
-                        watch.kind.group
-                    ),
-                    Some(error) => format!("kind {kind} cannot be watched: {error}"),
+                let (message, is_error) = match &watch.trouble {
+                    // An error of no object: an API server that has just started may not know its CRDs yet, so nobody can
+                    // tell that there are no objects.
+                    _ if watch.is_missing => {
+                        let group = watch.kind.group;
+                        let message = format!(
+                            "kind {kind} ({group}) is not in this cluster; install its CRD"
+                        );
+                        (message, true)
+                    }
+                    Some(error) => (format!("kind {kind} cannot be watched: {error}"), false),
                     None => return None,
                 };
                 Some(Problem {
@@ -279,7 +284,7 @@ impl KubeSource {
                     line: 0,
                     object: None,
                     message,
-                    is_error: false,
+                    is_error,
                 })
             })
             .collect();

@@ -5,6 +5,7 @@ use operator_distribute::RolloutReport;
 use operator_translate::status::gateway_object;
 
 use crate::pipeline::Pipeline;
+use crate::progress::Served;
 
 impl Pipeline {
     pub(super) async fn report(&mut self, report: RolloutReport) {
@@ -17,7 +18,8 @@ impl Pipeline {
                 took,
             } => {
                 let shards = (acknowledged, total);
-                let routes = self.progress.propagated(&gateway, revision, shards, took);
+                let served = Served { shards, took };
+                let routes = self.progress.propagated(&gateway, revision, served);
                 self.changelog.propagated(&gateway, revision, shards);
                 self.retiring.reached(&gateway, revision);
                 let committed = self.progress.gateway(&gateway).map(|p| p.committed);
