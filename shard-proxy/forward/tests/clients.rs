@@ -4,12 +4,12 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::CertificateKey;
-use api_snapshot::config::Timeouts;
+use api_snapshot::config::RuleSpec;
 use api_snapshot::facts::{BackendProtocol, Certificate};
 use api_telemetry::names;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use shard_proxy_forward::ForwardConfig;
 use support::access::AccessLog;
-use support::{Scripted, Shard, listener, read_message, rule, status, wait_for};
+use support::{Scripted, Shard, http2_over_tls, listener, read_message, rule, status, wait_for};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.
@@ -71,14 +71,7 @@ fn tls(configure: impl FnOnce(&mut ForwardConfig)) -> (Shard, Arc<rustls::Client
     );
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    (shard, Arc::new(config))
+    (shard, http2_over_tls(roots))
 }
 
 #[test]
@@ -167,6 +160,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
+/// A shard that sends everything to one backend, and accepts.
+async fn serving(
+    backend: SocketAddr,
+    change: impl FnOnce(&mut RuleSpec) + Send + 'static,
+    configure: impl FnOnce(&mut ForwardConfig) + Send + 'static,
+) -> Shard {
+    blocking(move || {
+        let mut rule = rule("/", &[("a", 1)], vec![]);
+        change(&mut rule);
+        let shard = Shard::with(vec![rule], configure);
+        shard.backend("a", BackendProtocol::Http1, &[backend]);
+        drop(shard.connect());
+        shard
+    })
+    .await
+}
+
 /// A backend with a body that never ends.
 fn endless() -> Scripted {
     Scripted::new(|_, stream: &mut TcpStream, _| {
@@ -183,14 +193,11 @@ fn endless() -> Scripted {
 async fn a_stream_whose_window_stays_shut_is_reset_and_lets_go_of_its_endpoint() {
     let backend = endless();
     let address = backend.address;
-    let shard = blocking(move || {
-        let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
-            config.client_idle_timeout = Duration::from_millis(300);
-        });
-        shard.backend("a", BackendProtocol::Http1, &[address]);
-        drop(shard.connect());
-        shard
-    })
+    let shard = serving(
+        address,
+        |_| {},
+        |config| config.client_idle_timeout = Duration::from_millis(300),
+    )
     .await;
     let mut client = http2_to(&shard, 0).await;
     let stalled = client.send_request(ask("GET", "/")).await.unwrap();
@@ -212,18 +219,8 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_lets_go_of_its_endpoint()
 async fn a_shut_window_does_not_suspend_the_time_limit_of_a_request() {
     let backend = endless();
     let address = backend.address;
-    let shard = blocking(move || {
-        let mut rule = rule("/", &[("a", 1)], vec![]);
-        rule.timeouts = Timeouts {
-            request_ms: Some(300),
-            ..Timeouts::default()
-        };
-        let shard = Shard::with(vec![rule], |_| {});
-        shard.backend("a", BackendProtocol::Http1, &[address]);
-        drop(shard.connect());
-        shard
-    })
-    .await;
+    let within = |rule: &mut RuleSpec| rule.timeouts.request_ms = Some(300);
+    let shard = serving(address, within, |_| {}).await;
     let mut client = http2_to(&shard, 0).await;
     let stalled = client.send_request(ask("GET", "/")).await.unwrap();
     let body = tokio::time::timeout(support::WAIT, stalled.into_body().collect());
@@ -241,14 +238,11 @@ async fn a_client_that_takes_its_time_within_the_limit_gets_everything() {
         }
     });
     let address = backend.address;
-    let shard = blocking(move || {
-        let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
-            config.client_idle_timeout = Duration::from_secs(2);
-        });
-        shard.backend("a", BackendProtocol::Http1, &[address]);
-        drop(shard.connect());
-        shard
-    })
+    let shard = serving(
+        address,
+        |_| {},
+        |config| config.client_idle_timeout = Duration::from_secs(2),
+    )
     .await;
     let mut client = http2_to(&shard, 4096).await;
     let answer = client.send_request(ask("GET", "/")).await.unwrap();
@@ -269,15 +263,7 @@ async fn a_client_that_resets_what_it_has_just_asked_for_has_a_budget() {
         }
     });
     let address = backend.address;
-    let shard = blocking(move || {
-        let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
-            config.h2_resets_max = 20;
-        });
-        shard.backend("a", BackendProtocol::Http1, &[address]);
-        drop(shard.connect());
-        shard
-    })
-    .await;
+    let shard = serving(address, |_| {}, |config| config.h2_resets_max = 20).await;
     let shard = Arc::new(shard);
     let mut client = http2_to(&shard, 65_535).await;
     for round in 0..=20 {

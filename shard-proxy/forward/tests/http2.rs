@@ -21,7 +21,7 @@ use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use support::{Scripted, Shard, listener, rule, status, wait_for};
+use support::{Scripted, Shard, http2_over_tls, listener, rule, status, wait_for};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -183,14 +183,7 @@ async fn tls_chooses_certificate_and_protocol_and_misdirected_hosts_get_421() {
     })
     .await
     .unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(http2_over_tls(roots));
     let open = async |host: &'static str| {
         let stream = TcpStream::connect(shard.address).await.unwrap();
         let name = ServerName::try_from(host).unwrap();

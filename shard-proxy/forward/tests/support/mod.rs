@@ -31,6 +31,18 @@ pub struct Shard {
     pub gateway: GatewayKey,
 }
 
+/// A TLS client that trusts these and asks for HTTP/2.
+pub fn http2_over_tls(roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
 /// An address that no other test of any process uses.
 pub fn own_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
