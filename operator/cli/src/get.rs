@@ -1,4 +1,4 @@
-//! `get`: objects of the source's folder, with the statuses that the operator has.
+//! `get`: objects of the source, a folder or a cluster, with their statuses.
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -27,10 +27,13 @@ pub(crate) async fn get(
     output: Option<Output>,
 ) -> anyhow::Result<String> {
     let is_whole = matches!(output, Some(Output::Yaml | Output::Json));
-    let objects = objects(client, is_whole).await?;
+    let kinds = kinds
+        .split(',')
+        .map(kind)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let objects = objects(client, &kinds, is_whole).await?;
     let mut texts = Vec::new();
-    for kind_name in kinds.split(',') {
-        let kind = kind(kind_name)?;
+    for kind in kinds {
         let found: Vec<&Value> = objects
             .iter()
             .filter(|((of, ns, n), _)| {

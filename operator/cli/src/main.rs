@@ -1,6 +1,7 @@
 //! `shardway`: asks a running operator, and translates manifests without one.
 
 mod client;
+mod cluster;
 mod explain;
 mod get;
 mod notes;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::client::Client;
+use crate::client::{Client, Finder};
 use crate::get::Output;
 
 /// Looks into Shardway: what is served, why, and by which revision.
@@ -42,6 +43,18 @@ struct Flags {
     )]
     operator: Option<SocketAddr>,
 
+    /// Ask the operator in the kubeconfig's cluster, also where a data folder is here
+    #[arg(long, global = true)]
+    cluster: bool,
+
+    /// Context of the kubeconfig (KUBECONFIG, ~/.kube/config)
+    #[arg(long, value_name = "NAME", global = true)]
+    context: Option<String>,
+
+    /// Namespace that the operator runs in, where several do
+    #[arg(long, value_name = "NAMESPACE", global = true)]
+    system_namespace: Option<String>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -63,7 +76,7 @@ enum Command {
         #[arg(short, long, value_enum)]
         output: Option<Output>,
     },
-    /// Waits until an object has a condition in the form that it has in the folder now
+    /// Waits until an object has a condition in the form that it has in the folder or the cluster now
     Wait {
         /// Kind
         kind: String,
@@ -118,7 +131,18 @@ async fn main() -> anyhow::Result<()> {
     if let Command::Translate { folder, output } = &flags.command {
         return translate::run(folder, *output);
     }
-    let client = Client::find(flags.operator, &flags.data)?;
+    // One provider for the process, named: with two in the dependency graph rustls would refuse to choose.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let is_in_cluster =
+        flags.cluster || flags.context.is_some() || flags.system_namespace.is_some();
+    let finder = Finder {
+        address: flags.operator,
+        data: flags.data,
+        is_in_cluster,
+        context: flags.context,
+        namespace: flags.system_namespace,
+    };
+    let client = Client::find(&finder).await?;
     let text = match flags.command {
         Command::Status => status::status(&client).await?,
         Command::Get {

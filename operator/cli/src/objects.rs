@@ -1,4 +1,4 @@
-//! Objects of the source's folder with what the operator knows of them.
+//! Objects of the source, a folder or a cluster, with what the operator knows of them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,8 +53,11 @@ pub(crate) fn path(key: &ObjectKey) -> String {
     )
 }
 
-/// Documents of the operator's folder.
+/// Documents of the operator's folder; none in a cluster.
 pub(crate) async fn documents(client: &Client) -> anyhow::Result<Vec<Document>> {
+    if client.cluster().is_some() {
+        return Ok(Vec::new());
+    }
     let info: Value = client.json("/api/v1/info").await?;
     let folder = info["source"]
         .as_str()
@@ -62,12 +65,24 @@ pub(crate) async fn documents(client: &Client) -> anyhow::Result<Vec<Document>> 
     Ok(operator_source::documents(Path::new(folder))?)
 }
 
-/// Objects of the folder with their statuses, and, for those who want all of them, with the metadata that a cluster would
+/// Objects of these kinds with their statuses, and, for those who want all of them, with the metadata that a cluster would
 /// add. Keys of Secrets are left out.
 pub(crate) async fn objects(
     client: &Client,
+    kinds: &[&'static str],
     is_whole: bool,
 ) -> anyhow::Result<BTreeMap<Id, Value>> {
+    if let Some(cluster) = client.cluster() {
+        let mut objects = BTreeMap::new();
+        for kind in kinds {
+            for object in cluster.list(kind).await? {
+                let part = |name: &str| text(&object["metadata"][name]);
+                let id = ((*kind).to_owned(), part("namespace"), part("name"));
+                objects.insert(id, object);
+            }
+        }
+        return Ok(objects);
+    }
     let documents = documents(client).await?;
     let mut statuses = statuses(client).await?;
     let seen = if is_whole {

@@ -1,4 +1,4 @@
-//! `wait`: until the form of an object that stands in the folder has a condition.
+//! `wait`: until the form of an object that stands in the folder, or in the cluster, has a condition.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::objects::{conditions, documents, key, kind, list, path};
 
-/// Pause between two questions.
-const POLL: Duration = Duration::from_millis(20);
+/// Pause between two questions, to an operator and to an API server.
+const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 /// Pause after which the folder is read again: somebody may have changed the object meanwhile.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Waits until an object has a condition in the form that it has in the folder now, not in an older one that the operator
+/// Waits until an object has a condition in the form that it has in the source now, not in an older one that the operator
 /// still shows. A question that fails is asked again. Without a condition, the one that says that the kind is in effect.
 pub(crate) async fn wait(
     client: &Client,
@@ -39,7 +39,12 @@ pub(crate) async fn wait(
     let end = Instant::now() + timeout;
     let mut folder = InFolder::default();
     let mut last = "the operator was not asked".to_owned();
-    let mut poll = tokio::time::interval(POLL);
+    let mut poll = tokio::time::interval(if client.cluster().is_some() {
+        POLL.1
+    } else {
+        POLL.0
+    });
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while Instant::now() < end {
         poll.tick().await;
         match ask(client, &key, &mut folder, condition).await {
@@ -87,6 +92,17 @@ async fn ask(
     folder: &mut InFolder,
     condition: &str,
 ) -> anyhow::Result<Result<String, String>> {
+    if let Some(cluster) = client.cluster() {
+        let object = cluster.get(key).await?;
+        return Ok(match object {
+            Some(object) => met(
+                &object["status"],
+                &object["metadata"]["generation"],
+                condition,
+            ),
+            None => Err("it is not in the cluster".into()),
+        });
+    }
     if folder.read_at.is_none() {
         folder.read(client, key).await?;
     }
@@ -111,10 +127,19 @@ fn verdict(answer: &Value, hashes: &[String], condition: &str) -> Result<String,
     if !hashes.iter().any(|hash| seen["spec"] == **hash) {
         return Err("the operator has not seen its newest form yet".into());
     }
-    let generation = seen["generation"].as_i64().unwrap_or(i64::MAX);
-    let status = &answer["status"];
+    met(&answer["status"], &seen["generation"], condition)
+}
+
+/// The message of the condition when a status says that this generation has it, or why not. Other controllers' parents do
+/// not count.
+fn met(status: &Value, generation: &Value, condition: &str) -> Result<String, String> {
+    let generation = generation.as_i64().unwrap_or(i64::MAX);
+    let is_ours = |parent: &&Value| {
+        let controller = parent["controllerName"].as_str();
+        controller.is_none_or(|name| name == api::CONTROLLER_NAME)
+    };
     let parents: Vec<&Value> = match status.get("parents") {
-        Some(parents) => list(parents).collect(),
+        Some(parents) => list(parents).filter(is_ours).collect(),
         None => vec![status],
     };
     let mut message = None;
@@ -178,6 +203,15 @@ mod tests {
             "status": {"conditions": [{"type": "C", "status": "True", "observedGeneration": 2, "message": "m"}]},
         });
         assert_eq!(of(gateway), Ok("m".into()));
+    }
+
+    #[test]
+    fn parents_of_other_controllers_do_not_count() {
+        let parent = |controller: &str, status: &str| json!({"controllerName": controller, "conditions": [{"type": "C", "status": status, "observedGeneration": 1, "message": "m"}]});
+        let theirs: Value = parent("example.net/other", "False");
+        let status = json!({"parents": [theirs, parent(api::CONTROLLER_NAME, "True")]});
+        assert_eq!(met(&status, &json!(1), "C"), Ok("m".into()));
+        assert!(met(&json!({"parents": [theirs]}), &json!(1), "C").is_err());
     }
 
     #[test]

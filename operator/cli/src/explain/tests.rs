@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use api_snapshot::config::{
     AttachedHost, Attachment, BackendTarget, Filter, GatewaySpec, HeaderChanges, ListenerProtocol,
@@ -38,7 +37,7 @@ async fn operator(answers: BTreeMap<String, Vec<u8>>) -> Client {
             stream.write_all(&body).await.unwrap();
         }
     });
-    Client::find(Some(address), Path::new("unused")).unwrap()
+    Client::at(address)
 }
 
 /// Gateway `a/web` with an HTTP listener and one rule, `/~shop` to `a/app:80`.
