@@ -28,7 +28,7 @@ use parking_lot::RwLock;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, SourceSpec};
 use crate::machine::Machine;
@@ -75,6 +75,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         },
     )?;
     let node = Arc::new(node);
+    // One voter leads from its start on.
+    let (_leads, leading) = watch::channel(true);
     let rollout = operator_distribute::Config {
         prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
     };
@@ -193,6 +195,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         blocked: None,
         astray: false,
         gateways_changed: false,
+        leading,
+        leads: false,
     };
     api_telemetry::task::spawn(
         "statuses",
@@ -225,8 +229,12 @@ async fn activate_all(
     while let Some(gateways) = activations.recv().await {
         let command = Command::Activate(gateways).to_bytes();
         while let Err(error) = node.propose(command.clone()).await {
-            if error == operator_consensus::ProposeError::Stopped {
-                return;
+            match error {
+                operator_consensus::ProposeError::Stopped => return,
+                operator_consensus::ProposeError::QueueFull
+                | operator_consensus::ProposeError::NoRoom(_) => {}
+                // The next leader asks the shards itself.
+                _ => break,
             }
             tracing::error!(error = %Chain(&error), "activation waits");
             tokio::time::sleep(Duration::from_millis(500)).await;

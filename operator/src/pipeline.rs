@@ -1,6 +1,7 @@
 //! Wires the stages: source -> index -> translate -> place -> diff -> propose, and the rollout's reports -> status.
 
 mod begin;
+mod leading;
 mod ports;
 mod propose;
 mod reconcile;
@@ -22,7 +23,7 @@ use operator_source::Batch;
 use operator_status::Statuses;
 use operator_translate::Translation;
 use parking_lot::RwLock;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 use crate::changelog::ChangeLog;
@@ -67,51 +68,67 @@ pub(crate) struct Pipeline {
     pub(crate) astray: bool,
     /// Other Secrets may be referred to than before.
     pub(crate) gateways_changed: bool,
+    /// Whether this replica leads, as Raft sees it.
+    pub(crate) leading: watch::Receiver<bool>,
+    /// Whether it does as a leader does.
+    pub(crate) leads: bool,
 }
 
 impl Pipeline {
-    /// Runs for ever: takes the folder as it is, brings what is committed to it, then follows changes.
+    /// Runs for ever: takes the source as it is, and follows its changes. While this replica leads, brings what is committed
+    /// to it.
     pub(crate) async fn run(mut self, mut source: Source) -> anyhow::Result<()> {
-        self.take_over()?;
-        let batch = source.initial().await;
-        self.publish_problems(&batch);
-        let seen = Instant::now();
-        for event in batch.events {
-            self.index.apply(event);
-        }
-        if source.is_asked_for_secrets() {
-            // Which ones is known only now; without them, what they serve would be taken away.
-            self.tell_time();
-            self.translation
-                .update(&self.index, Dirty::all(&self.index));
-            let batch = source.want_secrets(&self.translation.secrets(), true).await;
-            for event in batch.events {
-                self.index.apply(event);
-            }
-        }
-        self.reconcile(seen).await;
+        self.warm(&mut source).await;
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            while let Some(report) = self.put_off.pop_front() {
-                self.report(report).await;
+            let leads = *self.leading.borrow_and_update();
+            match (self.leads, leads) {
+                (false, true) => self.begin_leading().await?,
+                (true, false) => self.stop_leading(),
+                _ => {}
             }
-            self.retire().await;
-            if std::mem::take(&mut self.astray) {
-                self.take_over()?;
-                self.reconcile(Instant::now()).await;
+            if self.leads {
+                self.go_on().await?;
             }
             tokio::select! {
-                batch = source.next() => {
-                    self.batch(batch).await;
+                // The sender ends with the process.
+                Ok(()) = self.leading.changed() => {}
+                batch = source.next(self.leads) => {
+                    if self.leads {
+                        self.batch(batch).await;
+                    } else {
+                        self.follow(batch);
+                    }
                     if std::mem::take(&mut self.gateways_changed) && source.is_asked_for_secrets() {
                         source.want_secrets(&self.translation.secrets(), false).await;
                     }
                 }
-                Some(report) = self.reports.recv() => self.report(report).await,
-                _ = housekeeping.tick() => self.keep_house().await,
+                Some(report) = self.reports.recv() => {
+                    if self.leads {
+                        self.report(report).await;
+                    }
+                }
+                _ = housekeeping.tick() => {
+                    if self.leads {
+                        self.keep_house().await;
+                    }
+                }
             }
         }
+    }
+
+    /// What is left of earlier steps.
+    async fn go_on(&mut self) -> anyhow::Result<()> {
+        while let Some(report) = self.put_off.pop_front() {
+            self.report(report).await;
+        }
+        self.retire().await;
+        if std::mem::take(&mut self.astray) {
+            self.take_over()?;
+            self.reconcile(Instant::now()).await;
+        }
+        Ok(())
     }
 
     async fn batch(&mut self, batch: Batch) {

@@ -43,10 +43,11 @@ impl Source {
         }
     }
 
-    /// Waits for a change and gives it.
+    /// Waits for a change and gives it. Statuses of ours that somebody has changed are written again, if this replica `leads`;
+    /// else what another one has written is noted.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn next(&mut self) -> Batch {
+    pub(crate) async fn next(&mut self, leads: bool) -> Batch {
         match self {
             Self::Dir(source) => source.next().await,
             Self::Kube(source, statuses) => {
@@ -54,7 +55,11 @@ impl Source {
                     batch,
                     statuses: seen,
                 } = source.next().await;
-                correct(&mut statuses.write(), seen);
+                if leads {
+                    correct(&mut statuses.write(), seen);
+                } else {
+                    note(&mut statuses.write(), seen);
+                }
                 batch
             }
         }
@@ -83,6 +88,14 @@ impl Source {
     /// Whether Secrets have to be asked for.
     pub(crate) fn is_asked_for_secrets(&self) -> bool {
         matches!(self, Self::Kube(..))
+    }
+}
+
+/// Takes over what the leader has written.
+fn note(statuses: &mut Statuses, seen: Vec<(ObjectKey, Option<serde_json::Value>)>) {
+    for (key, status) in seen {
+        let own = status.and_then(|status| operator_kubernetes::own_status(&key, &status));
+        statuses.note(&key, own);
     }
 }
 

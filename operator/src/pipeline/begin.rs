@@ -23,7 +23,8 @@ impl Pipeline {
         let epoch = RandomState::new().hash_one(SystemTime::now()).max(1);
         let command = Command::Begin(Epoch(epoch)).to_bytes();
         while let Err(error) = self.node.propose(command.clone()).await {
-            if error == ProposeError::Stopped {
+            if !matches!(error, ProposeError::QueueFull | ProposeError::NoRoom(_)) {
+                // The next leader begins it.
                 return;
             }
             tracing::error!(error = %Chain(&error), "history of revisions waits to begin");

@@ -35,6 +35,19 @@ impl Statuses {
         }
     }
 
+    /// Notes a status that somebody else has written; nothing is written for it.
+    pub fn note(&mut self, key: &ObjectKey, status: Option<Value>) {
+        match status {
+            Some(status) => {
+                self.current.insert(key.clone(), status);
+            }
+            None => {
+                self.current.remove(key);
+            }
+        }
+        self.unsaved.remove(key);
+    }
+
     /// Status of an object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Value> {
         self.current.get(key)
