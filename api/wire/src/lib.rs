@@ -1,4 +1,4 @@
-//! Messages of the delta stream and their conversion to snapshot types.
+//! Messages of the delta stream and their conversion to snapshot types; messages between replicas.
 //!
 //! **Invariants**
 //! - Entries cross as the bytes that the snapshot holds; nothing here re-encodes them.
@@ -11,6 +11,12 @@ use api_snapshot::{Op, SetHash};
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod delivery {
     tonic::include_proto!("shardway.delivery.v1");
+}
+
+/// Generated messages, client and server of what replicas of the operator say to each other.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod peer {
+    tonic::include_proto!("shardway.peer.v1");
 }
 
 /// Largest message either side accepts, bytes. What is larger comes in parts of about [`PART_BYTES`]; a part holds at
