@@ -15,7 +15,8 @@
 //!   alone and goes with it; `down` takes away the rest: processes, namespaces, cgroups, folders, kernel settings.
 //! - Nothing is downloaded but Go modules whose sums are committed.
 //!
-//! It does not know Shardway: images, charts and manifests come from the caller. Its network enforces no NetworkPolicy.
+//! Only [`install`] and [`conformance`] know Shardway, and both take it from folders that the caller names. Its network enforces no
+//! NetworkPolicy.
 
 mod addons;
 pub mod address;
@@ -27,6 +28,7 @@ pub mod containerd;
 mod control_plane;
 pub mod down;
 pub mod images;
+pub mod install;
 mod kernel;
 mod kubelet;
 pub mod load_balancer;

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use perf_cluster::install::{self, Package};
 use perf_cluster::process::Ending;
 use perf_cluster::{Cluster, containerd, down, images, process, status, up};
 
@@ -56,6 +57,13 @@ enum Task {
     },
     /// Print the names of the images
     Images,
+    /// Install Shardway: CRDs, images, the chart; what is there is upgraded
+    Install {
+        #[command(flatten)]
+        package: PackageFlags,
+    },
+    /// Take Shardway away; CRDs stay
+    Uninstall,
     /// Run a command in the cluster's network, with kubectl and helm in the path
     Exec {
         /// Command and its arguments
@@ -84,6 +92,30 @@ enum Task {
         /// Name of the process
         process: String,
     },
+}
+
+/// Where what is installed comes from.
+#[derive(Debug, clap::Args)]
+struct PackageFlags {
+    /// The checkout
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    root: PathBuf,
+    /// Folder with operator and shard-proxy [default: the one with this program]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// A value of the chart, KEY=VALUE; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    values: Vec<String>,
+}
+
+impl PackageFlags {
+    fn package(&self, own: &Path) -> Package {
+        Package {
+            root: self.root.clone(),
+            programs: self.programs.clone().unwrap_or_else(|| own.to_owned()),
+            values: self.values.clone(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -134,6 +166,11 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Task::LoadImage { image, programs } => images::load(&cluster, image, programs)?,
         Task::SaveImage { .. } => {}
         Task::Images => print_lines(&images::list(&cluster)?),
+        Task::Install { package } => {
+            up::up(&cluster, programs)?;
+            install::install(&cluster, &package.package(programs))?;
+        }
+        Task::Uninstall => install::uninstall(&cluster)?,
         Task::Exec { command } => {
             let mut line = cluster.command(&command[0]);
             line.args(&command[1..]);
