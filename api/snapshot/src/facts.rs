@@ -75,12 +75,45 @@ pub struct Endpoint {
     /// Target port.
     #[n(1)]
     pub port: u16,
-    /// Takes new requests. Without any ready endpoint, serving ones (terminating pods) are used.
+    /// Takes new requests. Without any ready endpoint, those that are `terminating` are used, for they still serve;
+    /// without any of these, all.
     #[n(2)]
     pub ready: bool,
     /// Topology zone, if known.
     #[n(3)]
     pub zone: Option<String>,
+    /// On its way out.
+    #[cbor(n(4), skip_if = "is_false")]
+    #[serde(skip_serializing_if = "is_false")]
+    pub terminating: bool,
+    /// Zones whose shards are to prefer it, when all endpoints that take requests name some (KEP-2433, KEP-4444).
+    #[cbor(n(5), skip_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<String>,
+    /// Nodes whose shards are to prefer it, before those of the zone; as `for_zones` (KEP-3015).
+    #[cbor(n(6), skip_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<String>,
+}
+
+impl Endpoint {
+    /// A ready endpoint, of no zone.
+    pub fn new(address: EndpointAddress, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            ready: true,
+            zone: None,
+            terminating: false,
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as the derives call it
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Address of an endpoint.
@@ -148,4 +181,59 @@ pub struct Binding {
     /// Port bound on the shard's own address; the same number on all shards of the Gateway.
     #[n(2)]
     pub target_port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    /// An endpoint as versions before the conditions and hints had it.
+    #[derive(Debug, Clone, PartialEq, Encode, Decode)]
+    struct Before {
+        #[n(0)]
+        address: EndpointAddress,
+        #[n(1)]
+        port: u16,
+        #[n(2)]
+        ready: bool,
+        #[n(3)]
+        zone: Option<String>,
+    }
+
+    #[test]
+    fn old_and_new_versions_read_the_endpoints_of_each_other() {
+        let address = EndpointAddress::Ip("10.0.0.1".parse().unwrap());
+        for zone in [None, Some("a".to_owned())] {
+            let plain = Endpoint {
+                zone: zone.clone(),
+                ..Endpoint::new(address.clone(), 80)
+            };
+            let before = Before {
+                address: address.clone(),
+                port: 80,
+                ready: true,
+                zone,
+            };
+            // What an endpoint does not use costs no byte, and so changes no hash.
+            let bytes = minicbor::to_vec(&plain).unwrap();
+            assert_eq!(bytes, minicbor::to_vec(&before).unwrap());
+            assert_eq!(minicbor::decode::<Endpoint>(&bytes).unwrap(), plain);
+            for full in [
+                Endpoint {
+                    for_zones: vec!["a".into(), "b".into()],
+                    ..plain.clone()
+                },
+                Endpoint {
+                    terminating: true,
+                    for_nodes: vec!["n".into()],
+                    ..plain
+                },
+            ] {
+                let bytes = minicbor::to_vec(&full).unwrap();
+                assert_eq!(minicbor::decode::<Endpoint>(&bytes).unwrap(), full);
+                assert_eq!(minicbor::decode::<Before>(&bytes).unwrap(), before);
+            }
+        }
+    }
 }

@@ -108,6 +108,8 @@ fn service(port: u16) -> Service {
         external_name: None,
         ports: vec![port],
         static_endpoints: None,
+        ip_families: Vec::new(),
+        traffic_distribution: None,
     }
 }
 

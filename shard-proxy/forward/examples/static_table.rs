@@ -32,12 +32,7 @@ async fn main() -> Result<(), Failure> {
     };
     let plane = DataPlane::start(config)?;
     let key = BackendKey::new("shop", "echo", 80);
-    let endpoint = Endpoint {
-        address: EndpointAddress::Ip(backend.ip()),
-        port: backend.port(),
-        ready: true,
-        zone: None,
-    };
+    let endpoint = Endpoint::new(EndpointAddress::Ip(backend.ip()), backend.port());
     plane.set_backend(
         &key,
         &Backend {

@@ -180,12 +180,8 @@ mod tests {
     }
 
     fn of(count: u16) -> Backend {
-        let endpoints = (0..count).map(|index| EndpointFact {
-            address: EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
-            port: 9000 + index,
-            ready: true,
-            zone: None,
-        });
+        let address = EndpointAddress::Ip("127.0.0.1".parse().unwrap());
+        let endpoints = (0..count).map(|index| EndpointFact::new(address.clone(), 9000 + index));
         Backend {
             protocol: BackendProtocol::Http1,
             endpoints: endpoints.collect(),

@@ -34,12 +34,10 @@ impl Pool {
                 name.len()
             );
             let backend = Scripted::answering(text.leak());
-            let endpoint = Endpoint {
-                address: EndpointAddress::Ip(backend.address.ip()),
-                port: backend.address.port(),
-                ready: true,
-                zone: None,
-            };
+            let endpoint = Endpoint::new(
+                EndpointAddress::Ip(backend.address.ip()),
+                backend.address.port(),
+            );
             let endpoints = Backend {
                 protocol: BackendProtocol::Http1,
                 endpoints: vec![endpoint],

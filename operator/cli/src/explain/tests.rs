@@ -114,12 +114,10 @@ fn answers() -> BTreeMap<String, Vec<u8>> {
     ]);
     let backend = Fact::Backend(Backend {
         protocol: BackendProtocol::Http1,
-        endpoints: vec![Endpoint {
-            address: EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
-            port: 9001,
-            ready: true,
-            zone: None,
-        }],
+        endpoints: vec![Endpoint::new(
+            EndpointAddress::Ip("127.0.0.1".parse().unwrap()),
+            9001,
+        )],
     });
     [
         ("/api/v1/statuses", statuses.to_string().into_bytes()),

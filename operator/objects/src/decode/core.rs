@@ -141,6 +141,8 @@ fn service(service: core::Service, meta: Meta) -> Result<Object, String> {
         external_name,
         ports,
         static_endpoints,
+        ip_families: spec.ip_families.unwrap_or_default(),
+        traffic_distribution: spec.traffic_distribution,
     }))
 }
 
@@ -178,12 +180,18 @@ fn slice(slice: discovery::EndpointSlice, meta: Meta) -> Result<Object, String> 
         .map(|of| {
             let conditions = of.conditions.unwrap_or_default();
             let ready = conditions.ready.unwrap_or(true);
+            let hints = of.hints.unwrap_or_default();
+            let zones = hints.for_zones.into_iter().flatten();
+            let nodes = hints.for_nodes.into_iter().flatten();
             SliceEndpoint {
                 addresses: of.addresses,
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or(false),
                 zone: of.zone,
+                node: of.node_name,
+                for_zones: zones.map(|zone| zone.name).collect(),
+                for_nodes: nodes.map(|node| node.name).collect(),
             }
         })
         .collect();

@@ -23,6 +23,10 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `metadata.annotations["shardway.dev/endpoints"]`, parsed; an unreadable one rejects the object.
     pub static_endpoints: Option<Vec<(IpAddr, u16)>>,
+    /// `spec.ipFamilies`, the primary one first; empty where nothing set it.
+    pub ip_families: Vec<String>,
+    /// `spec.trafficDistribution`.
+    pub traffic_distribution: Option<String>,
 }
 
 /// One of `spec.ports`.
@@ -79,6 +83,12 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// `zone`.
     pub zone: Option<String>,
+    /// `nodeName`.
+    pub node: Option<String>,
+    /// `hints.forZones`, by name.
+    pub for_zones: Vec<String>,
+    /// `hints.forNodes`, by name.
+    pub for_nodes: Vec<String>,
 }
 
 /// Secret. `Debug` leaves the data out.

@@ -169,8 +169,17 @@ fn backend_value(backend: &api_snapshot::facts::Backend) -> Value {
         if let Some(zone) = &endpoint.zone {
             let _ = write!(text, " in {zone}");
         }
+        if !endpoint.for_zones.is_empty() {
+            let _ = write!(text, " for {}", endpoint.for_zones.join(" "));
+        }
+        if !endpoint.for_nodes.is_empty() {
+            let _ = write!(text, " for node {}", endpoint.for_nodes.join(" "));
+        }
         if !endpoint.ready {
             text.push_str(" not ready");
+        }
+        if endpoint.terminating {
+            text.push_str(" terminating");
         }
         text
     });

@@ -152,6 +152,8 @@ pub(crate) fn service(namespace: &str, name: &str, ports: &[u16]) -> Service {
         external_name: None,
         ports: ports.collect(),
         static_endpoints: None,
+        ip_families: Vec::new(),
+        traffic_distribution: None,
     }
 }
 
@@ -168,6 +170,9 @@ pub(crate) fn slice(
         serving: true,
         terminating: false,
         zone: None,
+        node: None,
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
     });
     EndpointSlice {
         meta: meta(namespace, name),

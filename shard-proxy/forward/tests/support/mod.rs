@@ -159,12 +159,7 @@ impl Shard {
     pub fn backend(&self, name: &str, protocol: BackendProtocol, endpoints: &[SocketAddr]) {
         let endpoints = endpoints
             .iter()
-            .map(|address| Endpoint {
-                address: EndpointAddress::Ip(address.ip()),
-                port: address.port(),
-                ready: true,
-                zone: None,
-            })
+            .map(|address| Endpoint::new(EndpointAddress::Ip(address.ip()), address.port()))
             .collect();
         self.plane.set_backend(
             &backend_key(name),
