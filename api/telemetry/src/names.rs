@@ -88,6 +88,14 @@ metrics! {
         "Age of the oldest change that is not yet in the shard's copy on disk.";
     DISK_FAILURES = "shardway_proxy_disk_failures", "shardway.proxy.disk.failures", "{write}",
         "Writes of the shard's copy that failed and were made again.";
+    CERTIFICATE_EXPIRY = "shardway_certificate_expiry_seconds", "shardway.certificate.expiry", "s",
+        "End of this process's own certificate, seconds since 1970; 0 for none.";
+    CERTIFICATE_RENEWALS = "shardway_certificate_renewals", "shardway.certificate.renewals", "{certificate}",
+        "Times that this process's own certificate was made anew, by result: renewed, failed.";
+    CERTIFICATES_SIGNED = "shardway_certificates_signed", "shardway.certificates.signed", "{request}",
+        "Shards' requests for a certificate, by result: token, certificate, refused, limited, failed.";
+    STREAM_HANDSHAKES_FAILED = "shardway_stream_handshakes_failed", "shardway.stream.handshakes.failed", "{connection}",
+        "Connections to the operator that were closed before they were of use, by cause: tls, timeout, limit.";
     TELEMETRY_DROPPED = "shardway_telemetry_dropped", "shardway.telemetry.dropped", "{item}",
         "Spans or exports dropped because a queue was full or the collector failed.";
 }

@@ -14,10 +14,17 @@
 //!
 //! It deliberately does not know: what is said on a connection once it is known whose it is.
 
+mod authority;
+mod credentials;
+mod error;
 mod name;
+mod tls;
 
 use std::sync::Arc;
 
+pub use authority::{Authority, LIFE};
+pub use credentials::Credentials;
+pub use error::IdentityError;
 pub use name::{Identity, OPERATOR_NAME};
 
 /// What TLS needs at this moment. Ask for each connection anew: certificates and roots change while the process runs.
