@@ -7,13 +7,14 @@ use std::time::Duration;
 use api_telemetry::LogFormat;
 use clap::Parser;
 use shard_proxy_forward::ForwardConfig;
-use shard_proxy_subscribe::ClientTls;
+use shard_proxy_subscribe::{ClientTls, FileTls};
 
 /// One shard of the pool: serves the Gateways that the operator places on it.
 #[derive(Debug, Parser)]
 #[command(name = "shard-proxy", version, about)]
 pub(crate) struct Config {
-    /// Operator's delta stream, host:port; given several times, they are tried in turn
+    /// Operators' delta streams, host:port, comma-separated; names are resolved for each round, and all their addresses
+    /// tried in turn, beginning at one that depends on the shard's number
     #[arg(
         long,
         env = "SHARDWAY_OPERATOR",
@@ -23,8 +24,8 @@ pub(crate) struct Config {
     )]
     pub(crate) operator: Vec<String>,
 
-    /// Number of this shard in the pool, from 0
-    #[arg(long, env = "SHARDWAY_ID", value_name = "N")]
+    /// Number of this shard in the pool, from 0; or the name of a pod that ends in -N
+    #[arg(long, env = "SHARDWAY_ID", value_name = "N", value_parser = shard_number)]
     pub(crate) id: u32,
 
     /// Folder for the last activated table; a folder shard-N in it is used
@@ -45,7 +46,7 @@ pub(crate) struct Config {
     )]
     pub(crate) admin: SocketAddr,
 
-    /// Address of this shard's own, on which target ports are bound [default: 127.0.2.(N+1)]
+    /// Address of this shard's own, on which target ports are bound; :: for all, IPv4 too [default: 127.0.2.(N+1)]
     #[arg(long, env = "SHARDWAY_TARGET_ADDRESS", value_name = "IP")]
     pub(crate) target_address: Option<IpAddr>,
 
@@ -181,13 +182,26 @@ impl Config {
             .tls_dir
             .clone()
             .unwrap_or_else(|| self.data.join("tls"));
-        Some(ClientTls {
+        Some(ClientTls::Files(FileTls {
             ca: folder.join("ca.pem"),
             certificate: folder.join(format!("shard-{}.pem", self.id)),
             key: folder.join(format!("shard-{}.key", self.id)),
-            server_name: "operator.shardway.internal".into(),
-        })
+        }))
     }
+}
+
+/// Reads a number, or what stands behind the last dash of a pod's name.
+fn shard_number(text: &str) -> Result<u32, String> {
+    let digits = match text.rsplit_once('-') {
+        Some((name, digits)) if !name.is_empty() => digits,
+        _ => text,
+    };
+    let wrong = || format!("{text:?} is neither a number nor a name that ends in -N");
+    // `parse` takes a sign as well.
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    digits.parse().map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -210,5 +224,46 @@ mod tests {
             assert_eq!(argument.get_env().unwrap(), variable.as_str());
             assert!(argument.get_help().is_some(), "{long} has no help");
         }
+    }
+
+    #[test]
+    fn a_shard_is_a_number_or_a_pod() {
+        let number = |id: &str| {
+            let flags = ["shard-proxy", "--operator", "o.ns.svc:7000", "--id", id];
+            Config::try_parse_from(flags).map(|config| config.id)
+        };
+        for (text, expected) in [
+            ("0", 0),
+            ("17", 17),
+            ("default-shard-3", 3),
+            ("a-2-shard-10", 10),
+        ] {
+            assert_eq!(number(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "shard",
+            "shard-",
+            "shard-x",
+            "+1",
+            "shard-1x",
+            "99999999999",
+        ] {
+            assert!(number(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pods_addresses_are_understood() {
+        let flags = [
+            "shard-proxy",
+            "--operator=o.ns.svc:7000",
+            "--id=default-shard-1",
+            "--target-address=::",
+            "--admin=[::]:7002",
+        ];
+        let config = Config::try_parse_from(flags).unwrap();
+        assert!(config.target_address().is_unspecified() && config.target_address().is_ipv6());
+        assert_eq!(config.admin, "[::]:7002".parse().unwrap());
     }
 }

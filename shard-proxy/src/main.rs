@@ -70,10 +70,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let admin = TcpListener::bind(config.admin)
         .await
         .with_context(|| format!("bind admin address {}", config.admin))?;
-    let admin_address = admin
-        .local_addr()
-        .context("read the admin address")?
-        .to_string();
+    let admin_bound = admin.local_addr().context("read the admin address")?;
+    let admin_address = admin_bound.to_string();
     // For people and scripts; nothing of ours depends on it.
     let _ = std::fs::create_dir_all(&folder);
     let _ = std::fs::write(folder.join("admin.addr"), &admin_address);
@@ -114,7 +112,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let client = ClientConfig {
         shard: config.id,
         operators: config.operator.clone(),
-        admin: admin_address,
+        admin: admin_bound,
         tls: config.tls(),
     };
     let control = api_telemetry::task::spawn(

@@ -1,9 +1,11 @@
 //! Keeps a stream to an operator open.
 
 mod connect;
+mod operators;
+mod tls;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use api_telemetry::Chain;
 use api_wire::MESSAGE_BYTES_MAX;
 use api_wire::delivery::delivery_client::DeliveryClient;
-use api_wire::delivery::{self, FromShard, ToShard, from_shard};
+use api_wire::delivery::{self, FromShard, ToShard, from_shard, to_shard};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -21,7 +23,10 @@ use tonic::Streaming;
 use crate::Plane;
 use crate::disk::Writer;
 use crate::shard::{Outcome, Shard, ShardStatus};
-use connect::{StreamError, connect};
+use connect::{StreamError, TlsTo, connect};
+use operators::Operators;
+
+pub use tls::FileTls;
 
 /// First pause after a stream broke; it doubles up to [`PAUSE_MAX`] and is cut by up to a half at random.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
@@ -42,17 +47,19 @@ const TAKEN_MAX: usize = 1024;
 /// Messages ahead of a step from which it is said to wait.
 const BACKLOG_BUSY: usize = 16;
 
-/// Files for mutual TLS, read anew for each connection, so that renewed ones are taken up.
+/// DNS name in the operator's certificate.
+const OPERATOR_NAME: &str = "operator.shardway.internal";
+/// How long an operator may say nothing before it has sent all, while another one is there: it may be a replica that does
+/// not follow the others. Doubles up to [`PATIENCE_MAX`] when a round of all of them brought nothing.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest such time, and the time to open a stream when there is one operator alone.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What the stream is protected by.
 #[derive(Debug, Clone)]
-pub struct ClientTls {
-    /// Certificate of the pool's CA.
-    pub ca: PathBuf,
-    /// This shard's certificate.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// DNS name in the operator's certificate.
-    pub server_name: String,
+pub enum ClientTls {
+    /// Files that somebody else writes.
+    Files(FileTls),
 }
 
 /// How operators are reached.
@@ -60,10 +67,12 @@ pub struct ClientTls {
 pub struct ClientConfig {
     /// This shard.
     pub shard: u32,
-    /// `host:port` of the operators' streams, tried in turn.
+    /// `host:port` of the operators' streams. Names are resolved for each round, and all addresses tried in turn, from one on
+    /// that depends on the shard.
     pub operators: Vec<String>,
-    /// Admin endpoint of this shard, told to the operator.
-    pub admin: String,
+    /// Admin endpoint of this shard, told to the operator; when it is bound on all addresses, by the one that the operator
+    /// is reached from.
+    pub admin: SocketAddr,
     /// None for clear text.
     pub tls: Option<ClientTls>,
 }
@@ -78,42 +87,72 @@ pub async fn run<P: Plane>(
     status: watch::Sender<ShardStatus>,
     connected: watch::Sender<bool>,
 ) {
-    let mut client = Client {
+    let client = Client {
         shard,
         writer,
         plane,
         status,
         lost: VecDeque::new(),
+        synced: false,
     };
+    follow_all(config, client, connected, PATIENCE).await;
+}
+
+async fn follow_all<P: Plane>(
+    config: ClientConfig,
+    mut client: Client<P>,
+    connected: watch::Sender<bool>,
+    patience_min: Duration,
+) {
+    let mut operators = Operators::new(config.operators.clone(), config.shard);
+    let mut patience = patience_min;
     let mut pause = PAUSE_MIN;
     let mut random = u64::from(config.shard) + 1;
     let mut warned: Option<Instant> = None;
-    for operator in config.operators.iter().cycle() {
+    loop {
         client.publish();
         let began = Instant::now();
-        let error = match client.follow(&config, operator, &connected).await {
-            Ok(()) => StreamError::Ended,
-            Err(error) => error,
+        client.synced = false;
+        let (operator, error) = match operators.next().await {
+            Ok(operator) => {
+                let patience = operators.others().then_some(patience);
+                let followed = client.follow(&config, operator, patience, &connected);
+                let error = followed.await.err().unwrap_or(StreamError::Ended);
+                (Some(operator), error)
+            }
+            Err(error) => (None, error),
         };
         let lost = connected.send_replace(false);
-        if lost {
-            tracing::warn!(operator, error = %Chain(&error), "delta stream lost; serving on");
+        let operator_shown = operator.map(tracing::field::display);
+        if lost && !matches!(error, StreamError::Lagging(_)) {
+            tracing::warn!(operator = operator_shown, error = %Chain(&error), "delta stream lost; serving on");
             warned = Some(began);
         } else if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            tracing::warn!(operator, error = %Chain(&error), "no delta stream; serving what is held, trying on");
+            tracing::warn!(operator = operator_shown, error = %Chain(&error), "no delta stream; serving what is held, trying on");
             warned = Some(Instant::now());
         } else {
-            tracing::debug!(operator, error = %Chain(&error), "no delta stream");
+            tracing::debug!(operator = operator_shown, error = %Chain(&error), "no delta stream");
         }
         if began.elapsed() > PAUSE_MAX * 2 {
             pause = PAUSE_MIN;
+        }
+        if let Some(operator) = operator
+            && client.synced
+        {
+            operators.lost(operator);
+            patience = patience_min;
+        } else if operators.round_over() {
+            patience = (patience * 2).min(PATIENCE_MAX);
         }
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         let half = pause.as_micros() as u64 / 2;
         tokio::time::sleep(Duration::from_micros(half + (random >> 33) % half.max(1))).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        // Within a round each one is asked without waiting longer: those before it say nothing about it.
+        if operators.round_over() {
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 }
 
@@ -124,42 +163,56 @@ struct Client<P: Plane> {
     status: watch::Sender<ShardStatus>,
     /// What the copy on disk has lost and was not asked for yet.
     lost: VecDeque<Option<api::GatewayKey>>,
+    /// Whether the operator has sent all that this shard should hold, on this stream.
+    synced: bool,
 }
 
 impl<P: Plane> Client<P> {
+    /// Follows one operator while it goes. With `patience`, gives up on one that says nothing for that long before it has
+    /// sent all.
     async fn follow(
         &mut self,
         config: &ClientConfig,
-        operator: &str,
+        operator: SocketAddr,
+        patience: Option<Duration>,
         connected: &watch::Sender<bool>,
     ) -> Result<(), StreamError> {
-        let channel = connect(config, operator).await?;
-        let mut client = DeliveryClient::new(channel)
+        let connection = connect(operator, tls_to(config)?).await?;
+        let mut client = DeliveryClient::new(connection.channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         self.shard.forget_prepared();
-        let hello = self.shard.hello(config.shard, &config.admin);
+        let admin = advertised(config.admin, connection.local).to_string();
+        let hello = self.shard.hello(config.shard, &admin);
         say(&answers, [hello]).await?;
-        let mut messages = client
-            .subscribe(ReceiverStream::new(receiver))
-            .await?
+        let open_within = patience.unwrap_or(PATIENCE_MAX);
+        let opened = client.subscribe(ReceiverStream::new(receiver));
+        let mut messages = tokio::time::timeout(open_within, opened)
+            .await
+            .map_err(|_| StreamError::Lagging(open_within))??
             .into_inner();
         connected.send_replace(true);
-        tracing::info!(operator, "delta stream open");
+        tracing::info!(%operator, "delta stream open");
         let mut load = tokio::time::interval(LOAD_EVERY);
         let mut backlog = VecDeque::new();
+        let mut heard = Instant::now();
         loop {
+            let give_up = patience.filter(|_| !self.synced);
             tokio::select! {
                 message = messages.message() => {
                     let Some(message) = message? else { return Err(StreamError::Ended) };
                     backlog.push_back(message);
                     self.work_off(&mut backlog, &mut messages, &answers).await?;
+                    heard = Instant::now();
                 }
                 _ = load.tick() => {
                     say(&answers, [load_of(&*self.plane)]).await?;
                     let outcome = self.ask_for_lost();
                     self.tell(outcome, &answers).await?;
+                }
+                () = tokio::time::sleep_until(heard + give_up.unwrap_or_default()), if give_up.is_some() => {
+                    return Err(StreamError::Lagging(give_up.unwrap_or_default()));
                 }
             }
         }
@@ -182,6 +235,7 @@ impl<P: Plane> Client<P> {
                     tokio::task::yield_now().await;
                 }
             }
+            self.synced |= matches!(message.message, Some(to_shard::Message::Synced(_)));
             let outcome = self.shard.take(message).await;
             self.tell(outcome, answers).await?;
             while taken < TAKEN_MAX
@@ -238,6 +292,27 @@ impl<P: Plane> Client<P> {
             outcome.answers.extend(asked.answers);
         }
         outcome
+    }
+}
+
+/// What the next connection needs; none for clear text.
+fn tls_to(config: &ClientConfig) -> Result<Option<TlsTo>, StreamError> {
+    let tls = match &config.tls {
+        None => return Ok(None),
+        Some(ClientTls::Files(files)) => files.load()?,
+    };
+    Ok(Some(TlsTo {
+        config: tls,
+        server_name: OPERATOR_NAME.into(),
+    }))
+}
+
+/// An endpoint as others reach it.
+fn advertised(admin: SocketAddr, local: IpAddr) -> SocketAddr {
+    if admin.ip().is_unspecified() {
+        SocketAddr::new(local.to_canonical(), admin.port())
+    } else {
+        admin
     }
 }
 

@@ -26,7 +26,7 @@ use api::{BackendKey, CertificateKey, GatewayKey};
 use api_snapshot::facts::{Backend, Binding, Certificate};
 use shard_proxy_table::SubTable;
 
-pub use client::{ClientConfig, ClientTls, run};
+pub use client::{ClientConfig, ClientTls, FileTls, run};
 pub use disk::{Disk, DiskError, Writer};
 pub use shard::{ServedGateways, Shard, ShardStatus};
 
