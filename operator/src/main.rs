@@ -21,7 +21,7 @@ use api_snapshot::Command;
 use api_telemetry::Chain;
 use operator_distribute::{AppliedEvent, Distributor};
 use operator_kubernetes::{KubeSource, StatusWriter};
-use operator_placement::{Allocator, PortRules};
+use operator_placement::{Allocator, PortRules, Rules};
 use operator_source::DirSource;
 use operator_status::StatusFolder;
 use parking_lot::RwLock;
@@ -176,8 +176,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         allocator: Allocator::new(
             config.shards,
             usize::from(config.shards_per_gateway),
-            config.address_range,
-            PortRules { privileged_below },
+            Rules::Addresses {
+                range: config.address_range,
+                ports: PortRules { privileged_below },
+            },
         ),
         node: Arc::clone(&node),
         machine,

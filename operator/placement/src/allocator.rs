@@ -26,7 +26,22 @@ pub struct PortRules {
     pub privileged_below: u16,
 }
 
-/// The address that a Gateway asks for.
+/// How Gateways are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// Shards bind a Gateway's own addresses themselves.
+    Addresses {
+        /// What Gateways without an address of their own take one from.
+        range: AddressRange,
+        /// Which ports may be bound there.
+        ports: PortRules,
+    },
+    /// A Service for each Gateway leads to its target ports: bindings have no addresses, and the public port is the
+    /// listener's.
+    Services,
+}
+
+/// The address that a Gateway asks for. It says nothing by [`Rules::Services`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WantedAddress {
     /// Any of the range.
@@ -87,8 +102,7 @@ pub enum PlanError {
 pub struct Allocator {
     pool: u32,
     shards_per_gateway: usize,
-    range: AddressRange,
-    rules: PortRules,
+    rules: Rules,
     gateways: BTreeMap<GatewayKey, Held>,
     taken: Occupancy,
     /// A plan has let something go that was not leaving first.
@@ -113,16 +127,10 @@ struct Held {
 
 impl Allocator {
     /// An allocator for a pool of `pool` shards, `shards_per_gateway` of which serve each Gateway.
-    pub fn new(
-        pool: u32,
-        shards_per_gateway: usize,
-        range: AddressRange,
-        rules: PortRules,
-    ) -> Self {
+    pub fn new(pool: u32, shards_per_gateway: usize, rules: Rules) -> Self {
         Self {
             pool: pool.max(1),
             shards_per_gateway: shards_per_gateway.max(1),
-            range,
             rules,
             gateways: BTreeMap::new(),
             taken: Occupancy::default(),
@@ -132,7 +140,7 @@ impl Allocator {
 
     /// One with the same settings that holds nothing.
     pub fn emptied(&self) -> Self {
-        Self::new(self.pool, self.shards_per_gateway, self.range, self.rules)
+        Self::new(self.pool, self.shards_per_gateway, self.rules)
     }
 
     /// Takes over what is committed. What no plan asks for again is to be released by the caller.
@@ -272,7 +280,15 @@ impl Allocator {
         if self.gateways.get(gateway).is_some_and(over)
             && let Some(address) = self.gateways.remove(gateway).and_then(|held| held.address)
         {
-            self.taken.take_back(address, self.range.position(address));
+            self.taken.take_back(address, self.position(address));
+        }
+    }
+
+    /// Which of the range an address is, if there is a range and it is in there.
+    fn position(&self, address: IpAddr) -> Option<u32> {
+        match self.rules {
+            Rules::Addresses { range, .. } => range.position(address),
+            Rules::Services => None,
         }
     }
 
@@ -309,10 +325,16 @@ impl Allocator {
         given: &mut Option<IpAddr>,
         request: &Request,
     ) -> Result<Vec<IpAddr>, PlanError> {
+        let Rules::Addresses { range, .. } = self.rules else {
+            if let Some(address) = given.take() {
+                self.taken.take_back(address, None);
+            }
+            return Ok(Vec::new());
+        };
         match &request.address {
             WantedAddress::Static(addresses) => {
                 if let Some(address) = given.take_if(|given| !addresses.contains(given)) {
-                    self.taken.take_back(address, self.range.position(address));
+                    self.taken.take_back(address, range.position(address));
                 }
                 let port = request.ports.first().copied().unwrap_or_default();
                 for address in addresses {
@@ -329,12 +351,12 @@ impl Allocator {
                 Ok(addresses.clone())
             }
             WantedAddress::Any => {
-                let address = match given.filter(|given| self.range.position(*given).is_some()) {
+                let address = match given.filter(|given| range.position(*given).is_some()) {
                     Some(address) => address,
                     None => {
-                        let address = self.taken.next_free(&self.range).ok_or_else(|| {
+                        let address = self.taken.next_free(&range).ok_or_else(|| {
                             PlanError::RangeExhausted {
-                                range: self.range.to_string(),
+                                range: range.to_string(),
                             }
                         })?;
                         if let Some(old) = given.replace(address) {
@@ -363,7 +385,11 @@ impl Allocator {
                 .iter()
                 .find_map(|a| self.taken.holder(*a, p).map(|g| (*a, g.clone())))
         };
-        let public_port = if port >= self.rules.privileged_below {
+        let privileged_below = match self.rules {
+            Rules::Addresses { ports, .. } => ports.privileged_below,
+            Rules::Services => 0,
+        };
+        let public_port = if port >= privileged_below {
             if let Some((address, holder)) = holder(port) {
                 return Err(PlanError::Held {
                     address,
@@ -378,7 +404,7 @@ impl Allocator {
             let first = port.saturating_add(10_000);
             kept.or_else(|| (first..=u16::MAX).find(free))
                 .ok_or_else(|| PlanError::Held {
-                    address: addresses[0],
+                    address: addresses[0], // without one, every port is free
                     port: first,
                     holder: gateway.clone(),
                 })?

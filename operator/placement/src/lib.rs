@@ -11,6 +11,7 @@
 //! - No two Gateways hold one (address, public port), and none that share a shard hold one target port. An address given
 //!   from the range is one Gateway's alone, also while none of its ports can be served.
 //! - What is not wanted any more stays taken until no shard serves by it: no connection goes to another tenant's Gateway.
+//! - In a cluster a Gateway's Service leads to its target ports, and there are no addresses to hold.
 //! - Rendezvous hashing: growing the pool by one shard moves about k/N of the Gateways.
 //!
 //! It deliberately does not know: sockets (whether a port is really free is what the shard's bind says), listeners'
@@ -21,5 +22,5 @@ mod allocator;
 mod rendezvous;
 
 pub use address::{AddressRange, ParseRangeError};
-pub use allocator::{Allocator, Plan, PlanError, PortRules, Request, WantedAddress};
+pub use allocator::{Allocator, Plan, PlanError, PortRules, Request, Rules, WantedAddress};
 pub use rendezvous::shards_of;

@@ -6,12 +6,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn allocator(privileged_below: u16) -> Allocator {
-    Allocator::new(
-        4,
-        2,
-        "127.1.0.0/24".parse().unwrap(),
-        PortRules { privileged_below },
-    )
+    let rules = Rules::Addresses {
+        range: "127.1.0.0/24".parse().unwrap(),
+        ports: PortRules { privileged_below },
+    };
+    Allocator::new(4, 2, rules)
 }
 
 fn any(ports: &[u16]) -> Request {
@@ -87,14 +86,13 @@ fn a_gateway_that_moves_says_that_its_old_place_is_free() {
 
 #[test]
 fn a_full_range_says_so_and_frees_with_its_gateways() {
-    let mut allocator = Allocator::new(
-        1,
-        1,
-        "127.1.0.0/30".parse().unwrap(),
-        PortRules {
+    let rules = Rules::Addresses {
+        range: "127.1.0.0/30".parse().unwrap(),
+        ports: PortRules {
             privileged_below: 0,
         },
-    );
+    };
+    let mut allocator = Allocator::new(1, 1, rules);
     for name in ["a", "b"] {
         assert!(allocator.plan(&key(name), &any(&[80])).refused.is_empty());
     }
@@ -158,6 +156,49 @@ fn a_target_port_that_cannot_be_bound_is_avoided() {
     let second = allocator.plan(&key("a"), &any(&[80])).bindings[&80].clone();
     assert_ne!(first.target_port, second.target_port);
     assert_eq!(first.addresses, second.addresses);
+}
+
+#[test]
+fn in_a_cluster_there_are_target_ports_alone() {
+    let mut allocator = Allocator::new(4, 2, Rules::Services);
+    let wanted = Request {
+        address: WantedAddress::Static(vec!["192.0.2.1".parse().unwrap()]),
+        ports: [80, 443].into(),
+    };
+    for name in ["a", "b"] {
+        let plan = allocator.plan(&key(name), &wanted);
+        assert!(plan.refused.is_empty() && plan.placement.address.is_none());
+        for (port, binding) in &plan.bindings {
+            assert!(binding.addresses.is_empty());
+            assert_eq!(binding.public_port, *port);
+        }
+    }
+    assert!(!allocator.take_moved());
+    // What was given an address from a range before gives it back.
+    let mut before = self::allocator(1024);
+    let binding = before.plan(&key("a"), &any(&[80])).bindings[&80].clone();
+    let placement = Placement {
+        shards: before.shards(&key("a")).unwrap().to_vec(),
+        address: Some(binding.addresses[0]),
+    };
+    let facts = [
+        Op::put(
+            &FactKey::Placement(key("a")),
+            &Fact::Placement(placement.clone()),
+        ),
+        Op::put(
+            &FactKey::Binding(key("a"), 80),
+            &Fact::Binding(binding.clone()),
+        ),
+    ];
+    let mut allocator = Allocator::new(4, 2, Rules::Services);
+    allocator.restore(&facts.iter().collect()).unwrap();
+    let plan = allocator.plan(&key("a"), &any(&[80]));
+    assert_eq!(plan.placement.address, None);
+    assert_eq!(plan.placement.shards, placement.shards);
+    assert_eq!(plan.bindings[&80].public_port, 80);
+    assert_eq!(plan.bindings[&80].target_port, binding.target_port);
+    assert!(plan.bindings[&80].addresses.is_empty());
 }
 
 proptest! {
