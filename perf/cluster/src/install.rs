@@ -56,16 +56,15 @@ pub fn install(cluster: &Cluster, package: &Package) -> anyhow::Result<()> {
     progress.done("CRDs of the Gateway API");
     load_images(cluster, &package.programs, TAG)?;
     progress.done("images");
-    // helm installs CRDs once and never changes them.
-    let crds = package.chart().join("crds");
-    cluster.kubectl(&[
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "-f",
-        &text(&crds),
-    ])?;
     namespace(cluster)?;
+    // helm installs CRDs once and never changes them.
+    if cluster
+        .kubectl(&["get", "crd", "shardpools.shardway.dev"])
+        .is_ok()
+    {
+        let crds = text(&package.chart().join("crds"));
+        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &crds])?;
+    }
     upgrade(cluster, package, &[])?;
     progress.done("helm upgrade --install");
     shards_are_ready(cluster)?;
@@ -125,7 +124,7 @@ pub fn upgrade(cluster: &Cluster, package: &Package, values: &[String]) -> anyho
     let mut helm = cluster.command(cluster.bin().join("helm"));
     helm.args(["upgrade", "--install", RELEASE])
         .arg(package.chart())
-        .args(["--namespace", NAMESPACE, "--skip-crds", "--wait"])
+        .args(["--namespace", NAMESPACE, "--wait"])
         .arg(format!("--timeout={}s", READY_WITHIN.as_secs()))
         .args(["--set", &format!("image.operator.tag={TAG}")])
         .args(["--set", &format!("image.shardProxy.tag={TAG}")]);

@@ -5,3 +5,4 @@
 //! - What is sent is sent once: no client retries, so that a failed request is seen.
 
 pub mod echo;
+pub mod open_loop;
