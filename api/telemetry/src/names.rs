@@ -34,6 +34,12 @@ metrics! {
         "Connections opened to endpoints, by outcome.";
     UPSTREAM_RETRIES = "shardway_proxy_upstream_retries", "shardway.proxy.upstream.retries", "{request}",
         "Requests sent again because a pooled connection was stale or a connect failed.";
+    UPSTREAM_RETRIES_REFUSED = "shardway_proxy_upstream_retries_refused", "shardway.proxy.upstream.retries.refused", "{request}",
+        "Requests that were not sent again because too many of their backend's were being sent again.";
+    UPSTREAM_EJECTIONS = "shardway_proxy_upstream_ejections", "shardway.proxy.upstream.ejections", "{ejection}",
+        "Times that an endpoint was passed over for a while, by cause: connect, response.";
+    UPSTREAM_ENDPOINTS_EJECTED = "shardway_proxy_upstream_endpoints_ejected", "shardway.proxy.upstream.endpoints.ejected", "{endpoint}",
+        "Endpoints that are passed over now, or of which one request finds out whether they are back.";
     TABLE_REVISION = "shardway_proxy_table_revision", "shardway.proxy.table.revision", "{revision}",
         "Highest revision that the shard serves.";
     TABLE_GATEWAYS = "shardway_proxy_table_gateways", "shardway.proxy.table.gateways", "{gateway}",
@@ -58,6 +64,26 @@ metrics! {
         "Time to write one snapshot of the state; proposals wait meanwhile.";
     RAFT_SNAPSHOTS_FAILED = "shardway_raft_snapshots_failed", "shardway.raft.snapshots.failed", "{snapshot}",
         "Snapshots that could not be written; the log grows until one is.";
+    RAFT_SNAPSHOTS_SENT = "shardway_raft_snapshots_sent", "shardway.raft.snapshots.sent", "{snapshot}",
+        "Snapshots sent to followers that were too far behind.";
+    RAFT_LEADER_CHANGES = "shardway_raft_leader_changes", "shardway.raft.leader.changes", "{change}",
+        "Leaders that this replica followed or became, one after the other.";
+    RAFT_MESSAGES = "shardway_raft_messages", "shardway.raft.messages", "{message}",
+        "Messages between voters, by direction: in, out, dropped (came in while the queue was full).";
+    PEER_CONNECTED = "shardway_peer_connected", "shardway.peer.connected", "1",
+        "1 while messages can be sent to another replica, by its raft id.";
+    PEER_QUEUE_MESSAGES = "shardway_peer_queue_messages", "shardway.peer.queue.messages", "{message}",
+        "Raft messages that wait for another replica, by its raft id.";
+    PEER_QUEUE_BYTES = "shardway_peer_queue_bytes", "shardway.peer.queue.size", "By",
+        "Bytes of raft messages that wait for another replica, by its raft id.";
+    PEER_MESSAGES_DROPPED = "shardway_peer_messages_dropped", "shardway.peer.messages.dropped", "{message}",
+        "Raft messages that did not leave, by cause: full, down, unknown, large. Raft sends again what still counts.";
+    PEER_CONNECTS = "shardway_peer_connects", "shardway.peer.connects", "{connection}",
+        "Attempts to connect to another replica, by outcome: opened, failed.";
+    PEER_REFUSED = "shardway_peer_refused", "shardway.peer.refused", "{call}",
+        "Connections and calls of other replicas that were refused.";
+    PEER_SNAPSHOTS = "shardway_peer_snapshots", "shardway.peer.snapshots", "{snapshot}",
+        "Snapshots between replicas, by outcome: sent, not_sent, received, not_received.";
     PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",
         "Time from a seen change to the last acknowledgement of the shards that serve it.";
     STATUS_WRITES = "shardway_status_writes", "shardway.status.writes", "{status}",

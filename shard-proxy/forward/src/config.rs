@@ -46,6 +46,11 @@ pub struct ForwardConfig {
     pub endpoint_connections_max: usize,
     /// Unused connections kept to one endpoint, for each worker. Default: 128.
     pub pool_idle_max: usize,
+    /// Topology zone that the shard runs in, if known: endpoints that are for this zone come first. Default: none.
+    pub zone: Option<String>,
+    /// Name of the node that the shard runs on, if known: endpoints that are for this node come before those of the zone.
+    /// Default: none.
+    pub node: Option<String>,
     /// Whether each request is logged.
     pub access_log: bool,
 }
@@ -70,6 +75,8 @@ impl ForwardConfig {
             pool_idle_timeout: Duration::from_secs(30),
             endpoint_connections_max: 1024,
             pool_idle_max: 128,
+            zone: None,
+            node: None,
             access_log: true,
         }
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::cause::{Cause, ConnectionCause};
 use crate::gateway::Gateway;
+use crate::upstream::EjectionCounts;
 
 /// Counters of one worker. Relaxed: read for people only.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub(crate) struct WorkerStats {
     pub(crate) upstream_closed: AtomicU64,
     pub(crate) upstream_failed: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) retries_refused: AtomicU64,
 }
 
 impl WorkerStats {
@@ -75,6 +77,7 @@ pub(crate) struct PlaneMetrics {
     pub(crate) gateways: Arc<Mutex<HashMap<GatewayKey, Arc<Gateway>>>>,
     /// Sockets that are wanted and not open.
     pub(crate) sockets_waiting: AtomicU64,
+    pub(crate) ejections: Arc<EjectionCounts>,
 }
 
 impl PlaneMetrics {
@@ -120,6 +123,18 @@ impl Source for PlaneMetrics {
             opened.saturating_sub(closed) as f64,
         );
         sink.counter(names::UPSTREAM_RETRIES, &[], sum(&|w| &w.retries));
+        let refused = sum(&|w| &w.retries_refused);
+        sink.counter(names::UPSTREAM_RETRIES_REFUSED, &[], refused);
+        let ejections = [
+            ("connect", &self.ejections.by_connect),
+            ("response", &self.ejections.by_response),
+        ];
+        for (cause, count) in ejections {
+            let count = count.load(Ordering::Relaxed);
+            sink.counter(names::UPSTREAM_EJECTIONS, &[("cause", cause)], count);
+        }
+        let ejected = self.ejections.now.load(Ordering::Relaxed);
+        sink.gauge(names::UPSTREAM_ENDPOINTS_EJECTED, &[], ejected as f64);
         for cause in Cause::ALL {
             let count = sum(&|w| &w.failures[*cause as usize]);
             if count > 0 {

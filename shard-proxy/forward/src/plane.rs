@@ -76,15 +76,17 @@ impl DataPlane {
             workers.push(commands);
         }
         let gateways = Arc::new(Mutex::new(HashMap::new()));
+        let backends = Backends::new(&config);
         Ok(Self {
-            backends: Backends::default(),
             certificates: Arc::new(Certificates::from_pointee(HashMap::new())),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
             metrics: Arc::new(PlaneMetrics {
                 workers: stats,
                 gateways: Arc::clone(&gateways),
                 sockets_waiting: AtomicU64::new(0),
+                ejections: Arc::clone(backends.ejections()),
             }),
+            backends,
             gateways,
             pending: PendingGateways::default(),
             sockets: Mutex::default(),

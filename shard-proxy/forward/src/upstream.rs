@@ -1,9 +1,11 @@
 //! Backends, their endpoints, and connections to them.
 //!
-//! An endpoint is told apart by backend, address and port, so that its counters and connections survive updates of
-//! the endpoints beside it. Pools are keyed by endpoint: connections are never shared between backends, and so never
-//! between tenants.
+//! An endpoint is told apart by backend, address, port and protocol, so that its counters, its connections and whether it
+//! is ejected survive updates of the endpoints beside it. Pools are keyed by endpoint: connections are never shared between
+//! backends, and so never between tenants.
 
+mod budget;
+mod choose;
 mod connect;
 mod endpoint;
 mod http2;
@@ -18,8 +20,13 @@ use api_snapshot::facts::Backend;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use self::budget::RetryBudget;
+use self::choose::{Endpoints, Place};
+use crate::config::ForwardConfig;
+
+pub(crate) use self::budget::Retry;
 pub(crate) use self::connect::ConnectError;
-pub(crate) use self::endpoint::{Endpoint, InFlight};
+pub(crate) use self::endpoint::{EjectionCounts, Endpoint, InFlight};
 pub(crate) use self::pool::{Lease, Pools, SendError, Sent};
 
 /// A backend as tables hold it: its endpoints are swapped in place.
@@ -30,14 +37,7 @@ pub struct BackendHandle(Arc<BackendCell>);
 struct BackendCell {
     key: BackendKey,
     endpoints: ArcSwap<Endpoints>,
-}
-
-#[derive(Debug, Default)]
-struct Endpoints {
-    /// Those that take new requests: the ready ones, or, without any, those that still serve.
-    usable: Vec<Arc<Endpoint>>,
-    /// All, so that unchanged ones are taken over by the next update.
-    all: Vec<Arc<Endpoint>>,
+    retries: RetryBudget,
 }
 
 impl BackendHandle {
@@ -46,48 +46,34 @@ impl BackendHandle {
         &self.0.key
     }
 
-    /// Chooses the less loaded of two random endpoints (power of two choices, least request); none when all were tried.
-    ///
-    /// Those in `tried` are never chosen again. Endpoints whose last connect failed are passed over for a while, because
-    /// one that refuses has the least in flight; when all that were not tried are such, they count as any other. No
-    /// share of the endpoints bounds how many are passed over: what refuses connections serves nobody, and what is left
-    /// is kept from overload by the limit of connections.
-    ///
-    /// Cost: O(1), unless both of the two are not to be had: then O(endpoints).
+    /// Chooses an endpoint; see [`Endpoints::choose`].
     pub(crate) fn choose(&self, random: u64, tried: &[u64]) -> Option<InFlight> {
-        let endpoints = self.0.endpoints.load();
-        let usable = &endpoints.usable;
-        let count = usable.len() as u64;
-        let fresh = |endpoint: &Endpoint| !tried.contains(&endpoint.id);
-        let good = |endpoint: &Endpoint| fresh(endpoint) && !endpoint.is_ejected();
-        if count == 0 {
-            return None;
+        self.0.endpoints.load().choose(random, tried)
+    }
+
+    /// Lets a request be sent again, within the backend's budget.
+    pub(crate) fn retry(&self) -> Option<Retry<'_>> {
+        self.0.retries.take(|| self.0.endpoints.load().in_flight())
+    }
+
+    /// An endpoint could not be connected to.
+    ///
+    /// No share of the endpoints bounds how many are ejected for this: what refuses connections serves nobody, and half of
+    /// the requests would wait for it in vain. What is left is kept from overload by the limit of connections. Cost of this
+    /// and of [`BackendHandle::unanswered`]: O(endpoints).
+    pub(crate) fn connect_failed(&self, endpoint: u64, probe: bool) {
+        if let Some(endpoint) = self.0.endpoints.load().find(endpoint) {
+            endpoint.connect_failed(probe);
         }
-        let first = (random >> 32) % count;
-        let a = &usable[first as usize];
-        let chosen = if count == 1 {
-            good(a).then_some(a)
-        } else {
-            // Any other than the first, evenly.
-            let second = (first + 1 + (random & 0xffff_ffff) % (count - 1)) % count;
-            let b = &usable[second as usize];
-            match (good(a), good(b)) {
-                (true, true) => Some(if b.load() < a.load() { b } else { a }),
-                (true, false) => Some(a),
-                (false, true) => Some(b),
-                (false, false) => None,
-            }
-        };
-        let chosen = chosen.or_else(|| {
-            // From the random one on, so that equal ones share what comes.
-            let (before, after) = usable.split_at(first as usize);
-            after
-                .iter()
-                .chain(before)
-                .filter(|endpoint| fresh(endpoint))
-                .min_by_key(|endpoint| (endpoint.is_ejected(), endpoint.load()))
-        })?;
-        Some(InFlight::new(Arc::clone(chosen)))
+    }
+
+    /// An endpoint took a request and gave no answer: it broke the connection off, or did not answer in time. This may be the
+    /// request's fault, so that at most half of the endpoints are ejected for it.
+    pub(crate) fn unanswered(&self, endpoint: u64, probe: bool) {
+        let endpoints = self.0.endpoints.load();
+        if let Some(endpoint) = endpoints.find(endpoint) {
+            endpoint.unanswered(probe, || endpoints.may_eject());
+        }
     }
 }
 
@@ -98,9 +84,26 @@ pub(crate) struct Backends {
     /// Backends without a fact that requests may still hold.
     retired: Mutex<HashSet<BackendKey>>,
     next_id: AtomicU64,
+    place: Place,
+    ejections: Arc<EjectionCounts>,
 }
 
 impl Backends {
+    pub(crate) fn new(config: &ForwardConfig) -> Self {
+        Self {
+            place: Place {
+                zone: config.zone.clone(),
+                node: config.node.clone(),
+            },
+            ..Self::default()
+        }
+    }
+
+    /// What is counted of all their endpoints.
+    pub(crate) fn ejections(&self) -> &Arc<EjectionCounts> {
+        &self.ejections
+    }
+
     /// The cell of a backend, made without endpoints when its fact has not come yet.
     pub(crate) fn handle(&self, key: &BackendKey) -> BackendHandle {
         let mut cells = self.cells.lock();
@@ -110,44 +113,42 @@ impl Backends {
         let handle = BackendHandle(Arc::new(BackendCell {
             key: key.clone(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
+            retries: RetryBudget::default(),
         }));
         cells.insert(key.clone(), handle.clone());
         handle
     }
 
-    /// Swaps the endpoints of a backend. Endpoints that stay keep their counters and connections.
+    /// Swaps the endpoints of a backend. Endpoints that stay keep their counters and connections, and stay ejected; one that
+    /// has become ready meanwhile is not: its own probe says more than the last request. Cost: O(endpoints).
     pub(crate) fn set(&self, key: &BackendKey, backend: &Backend) {
         self.retired.lock().remove(key);
         let handle = self.handle(key);
         let old = handle.0.endpoints.load_full();
-        let mut usable = Vec::new();
-        let mut serving = Vec::new();
-        for endpoint in &backend.endpoints {
-            let known = old.all.iter().find(|known| {
-                known.address == endpoint.address
-                    && known.port == endpoint.port
-                    && known.protocol == backend.protocol
-            });
-            let shared = known.cloned().unwrap_or_else(|| {
-                Endpoint::new(
-                    self.next_id.fetch_add(1, Ordering::Relaxed),
-                    endpoint.address.clone(),
-                    endpoint.port,
-                    backend.protocol,
-                )
-            });
-            if endpoint.ready {
-                usable.push(Arc::clone(&shared));
+        let known: HashMap<_, _> = old
+            .all
+            .iter()
+            .filter(|(endpoint, _)| endpoint.protocol == backend.protocol)
+            .map(|(endpoint, ready)| ((&endpoint.address, endpoint.port), (endpoint, *ready)))
+            .collect();
+        let endpoint = |fact: &api_snapshot::facts::Endpoint| {
+            if let Some((endpoint, ready)) = known.get(&(&fact.address, fact.port)) {
+                if fact.ready && !ready {
+                    endpoint.restore();
+                }
+                return Arc::clone(endpoint);
             }
-            serving.push(shared);
-        }
-        if usable.is_empty() {
-            usable.clone_from(&serving);
-        }
-        handle.0.endpoints.store(Arc::new(Endpoints {
-            usable,
-            all: serving,
-        }));
+            Endpoint::new(
+                self.next_id.fetch_add(1, Ordering::Relaxed),
+                fact.address.clone(),
+                fact.port,
+                backend.protocol,
+                Arc::clone(&self.ejections),
+            )
+        };
+        let all = backend.endpoints.iter().map(endpoint).collect();
+        let endpoints = Endpoints::new(&backend.endpoints, all, &self.place);
+        handle.0.endpoints.store(Arc::new(endpoints));
     }
 
     /// A backend's fact is gone: no table that serves refers to it any more. Requests that were routed by an earlier table
@@ -175,13 +176,11 @@ mod tests {
 
     use super::*;
 
-    fn backend() -> Backend {
-        of(1)
-    }
-
-    fn of(count: u16) -> Backend {
+    fn of(ports: impl IntoIterator<Item = u16>) -> Backend {
         let address = EndpointAddress::Ip("127.0.0.1".parse().unwrap());
-        let endpoints = (0..count).map(|index| EndpointFact::new(address.clone(), 9000 + index));
+        let endpoints = ports
+            .into_iter()
+            .map(|port| EndpointFact::new(address.clone(), port));
         Backend {
             protocol: BackendProtocol::Http1,
             endpoints: endpoints.collect(),
@@ -192,18 +191,12 @@ mod tests {
     fn a_request_that_holds_a_backend_still_finds_its_endpoints_after_the_fact_is_gone() {
         let backends = Backends::default();
         let key = BackendKey::new("team", "one", 80);
-        backends.set(&key, &backend());
+        backends.set(&key, &of([9000]));
         let pinned = backends.handle(&key);
         backends.remove(&key);
         assert!(pinned.choose(7, &[]).is_some());
         // It comes back: whoever refers to it now sees new endpoints.
-        backends.set(
-            &key,
-            &Backend {
-                endpoints: Vec::new(),
-                ..backend()
-            },
-        );
+        backends.set(&key, &of([]));
         assert!(backends.handle(&key).choose(7, &[]).is_none());
         drop(pinned);
         backends.remove(&key);
@@ -211,36 +204,33 @@ mod tests {
     }
 
     #[test]
-    fn the_one_endpoint_that_is_left_is_found_whatever_the_random_number() {
+    fn an_endpoint_stays_ejected_when_others_come_and_go_until_its_own_probe_calls_it_ready() {
         let backends = Backends::default();
         let key = BackendKey::new("team", "one", 80);
-        backends.set(&key, &of(10));
+        let ejected = || backends.ejections().now.load(Ordering::Relaxed);
+        let chosen = |backend: &BackendHandle| backend.choose(0, &[]).unwrap().endpoint.clone();
+        backends.set(&key, &of([9000]));
         let handle = backends.handle(&key);
-        let all: Vec<_> = (0..10)
-            .map(|n| handle.0.endpoints.load().usable[n].clone())
-            .collect();
-        let good = &all[7];
-        let numbers = || (0..1000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        for bad in all.iter().filter(|endpoint| endpoint.id != good.id) {
-            bad.connect_failed();
+        let first = chosen(&handle);
+        handle.connect_failed(first.id, false);
+        for ports in [vec![9000, 9001], vec![9001, 9000, 9002]] {
+            backends.set(&key, &of(ports));
+            assert_eq!(ejected(), 1);
+            assert!(first.is_ejected());
+            assert_ne!(chosen(&handle).id, first.id);
         }
-        for random in numbers() {
-            assert_eq!(handle.choose(random, &[]).unwrap().0.id, good.id);
-        }
-        // It was tried: any other may be back.
-        for random in numbers() {
-            assert_ne!(handle.choose(random, &[good.id]).unwrap().0.id, good.id);
-        }
-        // All failed: none is passed over, and each gets a share.
-        good.connect_failed();
-        let chosen: HashSet<u64> = numbers()
-            .map(|random| handle.choose(random, &[]).unwrap().0.id)
-            .collect();
-        assert_eq!(chosen.len(), 10);
-        let tried: Vec<u64> = all.iter().map(|endpoint| endpoint.id).collect();
-        assert!(handle.choose(1, &tried).is_none());
-        // One is back.
-        all[3].connected();
-        assert_eq!(handle.choose(1, &[]).unwrap().0.id, all[3].id);
+        let mut not_ready = of([9000, 9001]);
+        not_ready.endpoints[0].ready = false;
+        backends.set(&key, &not_ready);
+        assert!(first.is_ejected());
+        backends.set(&key, &of([9000, 9001]));
+        assert!(!first.is_ejected());
+        // One that leaves is counted no more.
+        handle.connect_failed(first.id, false);
+        assert_eq!(ejected(), 1);
+        backends.set(&key, &of([9001]));
+        handle.connect_failed(first.id, false);
+        drop(first);
+        assert_eq!(ejected(), 0);
     }
 }

@@ -53,6 +53,11 @@ impl Limits {
         }
     }
 
+    /// Whether it is the client that keeps the endpoint waiting.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.upload.as_deref().is_some_and(Progress::is_awaited)
+    }
+
     /// What holds for the response's body, of an attempt that ends at `until`.
     pub(super) fn of_body(self, until: Option<Instant>) -> BodyLimits {
         BodyLimits {

@@ -20,10 +20,15 @@ use crate::upstream::{ConnectError, SendError, Sent};
 const ATTEMPTS_MAX: u8 = 3;
 
 /// Sends the request to an endpoint; returns the response and when its attempt ends. It is sent again, at most
-/// [`ATTEMPTS_MAX`] times in all:
-/// - when nothing of it was written: the connect failed (then to an endpoint not tried yet), or a connection was stale;
+/// [`ATTEMPTS_MAX`] times in all, within the request's own time limit and the backend's budget (see
+/// [`BackendHandle::retry`]):
+/// - when nothing of it was written: the connect failed (then to an endpoint not tried yet), or a connection was stale.
+///   Its body has not been asked for a byte by then;
 /// - when it has no body and a reused connection broke, if its method may be repeated (RFC 9110 section 9.2.2);
 /// - when it has no body and the endpoint says that it did nothing with it (RFC 9113 section 8.7).
+///
+/// A new connection that breaks is not tried again, whatever the method: the endpoint has most likely seen the request,
+/// and may break on it anywhere.
 pub(super) async fn send(
     connection: &Rc<Connection>,
     outgoing: &mut Outgoing,
@@ -44,23 +49,25 @@ pub(super) async fn send(
     // Endpoints that could not be connected to.
     let mut tried = [u64::MAX; ATTEMPTS_MAX as usize];
     let mut reuse = true;
+    // Held until there is an answer.
+    let mut retrying = None;
     for attempt in 1..=ATTEMPTS_MAX {
-        let Some(endpoint) = backend.choose(worker.random(), &tried) else {
+        let Some(in_flight) = backend.choose(worker.random(), &tried) else {
             return Err(if attempt == 1 {
                 Cause::NoEndpoint
             } else {
                 Cause::ConnectFailed
             });
         };
-        let id = endpoint.0.id;
+        let (id, probe) = (in_flight.endpoint.id, in_flight.probe);
         if let Some(line) = &mut record.line {
-            line.upstream = Some(endpoint.0.label());
+            line.upstream = Some(in_flight.endpoint.label());
             line.retries = attempt - 1;
         }
         let Some(request) = slot else {
             break;
         };
-        let http2 = endpoint.0.protocol == BackendProtocol::H2c;
+        let http2 = in_flight.endpoint.protocol == BackendProtocol::H2c;
         if http2 {
             to_http2(request)?;
         } else {
@@ -71,23 +78,32 @@ pub(super) async fn send(
             (worth && attempt < ATTEMPTS_MAX && is_empty(request)).then(|| Spare::of(request));
         let until = limits.attempt();
         let outcome = {
-            let sending = pin!(worker.pools.send(endpoint, slot, reuse));
-            limits.apply(until, sending).await?
+            let sending = pin!(worker.pools.send(in_flight, slot, reuse));
+            limits.apply(until, sending).await
         };
-        let error = match outcome {
-            Ok(sent) => return Ok((sent, until)),
-            Err(error) => error,
+        let failed = match outcome {
+            Ok(Ok(sent)) => return Ok((sent, until)),
+            Ok(Err(error)) => error,
+            Err(cause) => {
+                if cause == Cause::UpstreamTimeout && !limits.waits_for_client() {
+                    backend.unanswered(id, probe);
+                }
+                return Err(cause);
+            }
         };
-        match error {
+        let cause;
+        match failed {
             SendError::Overflow => return Err(Cause::Overflow),
             SendError::Unsent { error, reused } => {
                 tracing::debug!(backend = %backend.key(), endpoint = id, error = ?error, "request was not sent");
-                let cause = match error {
+                cause = match error {
                     Some(ConnectError::Http(_)) | None => Cause::UpstreamClosed,
                     Some(_) => Cause::ConnectFailed,
                 };
-                if attempt == ATTEMPTS_MAX {
-                    return Err(cause);
+                match error {
+                    Some(ConnectError::Http(_)) => backend.unanswered(id, probe),
+                    Some(_) => backend.connect_failed(id, probe),
+                    None => {}
                 }
                 if error.is_some() {
                     tried[usize::from(attempt) - 1] = id;
@@ -108,15 +124,31 @@ pub(super) async fn send(
                 {
                     return Err(Cause::DownstreamClosed);
                 }
+                // HTTP/1.1 connections that were kept break now and then; refused streams are no failure at all.
+                if !unprocessed && (!reused || http2 || probe) {
+                    backend.unanswered(id, probe);
+                }
                 if error.is_parse() || error.is_parse_status() {
                     return Err(Cause::UpstreamProtocol);
                 }
+                cause = Cause::UpstreamClosed;
                 let safe = |spare: &Spare| unprocessed || reused && is_repeatable(&spare.method);
                 let Some(again) = spare.filter(safe) else {
-                    return Err(Cause::UpstreamClosed);
+                    return Err(cause);
                 };
                 reuse = false;
                 *slot = Some(again.into_request());
+            }
+        }
+        if attempt == ATTEMPTS_MAX {
+            return Err(cause);
+        }
+        if retrying.is_none() {
+            retrying = backend.retry();
+            if retrying.is_none() {
+                let refused = &worker.stats.retries_refused;
+                refused.fetch_add(1, Ordering::Relaxed);
+                return Err(cause);
             }
         }
         worker.stats.retries.fetch_add(1, Ordering::Relaxed);

@@ -105,12 +105,12 @@ impl Pools {
         in_flight: InFlight,
         slot: &mut Option<Request<RequestBody>>,
     ) -> Result<Sent, SendError> {
-        let endpoint = in_flight.0.id;
-        let found = self.with_shared(&in_flight.0, |shared| shared.choose());
+        let endpoint = in_flight.endpoint.id;
+        let found = self.with_shared(&in_flight.endpoint, |shared| shared.choose());
         let reused = found.is_some();
         let shared = match found {
             Some(shared) => Ok(shared),
-            None => self.open_shared(&in_flight.0).await,
+            None => self.open_shared(&in_flight.endpoint).await,
         };
         let mut shared = match shared {
             Ok(shared) => shared,
@@ -123,6 +123,7 @@ impl Pools {
         let stream = Stream::new(Rc::clone(&shared.streams));
         let mut error = match shared.sender.try_send_request(request).await {
             Ok(response) => {
+                in_flight.answered();
                 let lease = Lease::http2(stream, in_flight);
                 return Ok(Sent { response, lease });
             }

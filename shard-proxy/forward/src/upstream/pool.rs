@@ -190,10 +190,10 @@ impl Pools {
         reuse: bool,
     ) -> Result<Sent, SendError> {
         // What is rare or large is boxed: it would be moved with each request's future.
-        if in_flight.0.protocol == BackendProtocol::H2c {
+        if in_flight.endpoint.protocol == BackendProtocol::H2c {
             return Box::pin(self.send_http2(in_flight, slot)).await;
         }
-        let endpoint = in_flight.0.id;
+        let endpoint = in_flight.endpoint.id;
         let idle = if reuse {
             self.take_idle(endpoint)
         } else {
@@ -202,13 +202,14 @@ impl Pools {
         let reused = idle.is_some();
         let (mut sender, open) = match idle {
             Some(idle) => (idle.sender, idle._open),
-            None => Box::pin(self.open_http1(&in_flight.0)).await?,
+            None => Box::pin(self.open_http1(&in_flight.endpoint)).await?,
         };
         let Some(request) = slot.take() else {
             return Err(unsent(None, reused)); // there is one, or nobody would send
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
+                in_flight.answered();
                 let kind = LeaseKind::Http1 {
                     pools: Rc::clone(self),
                     endpoint,
@@ -335,7 +336,7 @@ impl Pools {
         Ok((sender, open))
     }
 
-    /// Connects. An endpoint that cannot be connected to is passed over for a while.
+    /// Connects. Whoever sends says what a failure means for the endpoint.
     pub(super) async fn connect(
         &self,
         endpoint: &Endpoint,
@@ -344,7 +345,6 @@ impl Pools {
         match &connected {
             Ok(_) => endpoint.connected(),
             Err(_) => {
-                endpoint.connect_failed();
                 self.stats.upstream_failed.fetch_add(1, Ordering::Relaxed);
             }
         }
