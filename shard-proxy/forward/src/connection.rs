@@ -173,7 +173,7 @@ fn connection(
         tls,
         server_name,
         forwarded: ForwardedHeaders {
-            client: value(peer.ip().to_canonical().to_string()),
+            client: value(peer.ip().to_string()),
             port: HeaderValue::from(socket.public_port),
             proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
         },

@@ -148,8 +148,9 @@ async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, socket: Rc<Socket
 }
 
 /// Serves a connection, unless there are too many: then it is closed at once, so that those that are open keep their
-/// memory.
+/// memory. A socket on `::` names IPv4 clients by mapped addresses; nobody after this sees one.
 fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr) {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let limit = worker.config.connections_max / worker.config.workers.max(1);
     if worker.connections_open.get() >= limit.max(1) {
         log::connection_failed(worker, &socket.gateway, peer, ConnectionCause::Limit, None);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use api::GatewayKey;
@@ -270,18 +270,57 @@ pub(super) fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<so
     (0..workers).map(|_| bind(address)).collect()
 }
 
+/// `::` takes IPv4 clients as well, whatever the system's default; without IPv6 on this machine it is 0.0.0.0.
 fn bind(address: SocketAddr) -> io::Result<socket2::Socket> {
-    let domain = match address.ip() {
-        IpAddr::V4(_) => Domain::IPV4,
-        IpAddr::V6(_) => Domain::IPV6,
+    bind_by(address, &|domain| {
+        socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+    })
+}
+
+fn bind_by(
+    address: SocketAddr,
+    make: &dyn Fn(Domain) -> io::Result<socket2::Socket>,
+) -> io::Result<socket2::Socket> {
+    let every = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let without_ipv6 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+    let socket = match make(Domain::for_address(address)) {
+        Err(_) if every => return bind_by(without_ipv6, make),
+        made => made?,
     };
-    let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!every)?;
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
+    match socket.bind(&address.into()) {
+        Err(error) if every && error.kind() == io::ErrorKind::AddrNotAvailable => {
+            bind_by(without_ipv6, make)
+        }
+        bound => bound.map(|()| socket),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use super::*;
+
+    #[test]
+    fn a_machine_without_ipv6_binds_ipv4_instead_of_every_address() {
+        let without_ipv6 = |domain: Domain| match domain {
+            Domain::IPV6 => Err(io::Error::from_raw_os_error(97)), // EAFNOSUPPORT
+            domain => socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP)),
+        };
+        let socket = bind_by("[::]:0".parse().unwrap(), &without_ipv6).unwrap();
+        let bound = socket.local_addr().unwrap().as_socket().unwrap();
+        assert!(bound.is_ipv4() && bound.ip().is_unspecified(), "{bound}");
+        // Another address of IPv6 stands for itself.
+        assert!(bind_by("[::1]:0".parse().unwrap(), &without_ipv6).is_err());
+        // What fails for another reason fails.
+        let taken = TcpListener::bind("[::]:0").unwrap();
+        let taken = taken.local_addr().unwrap();
+        let error = bind(taken).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 }
