@@ -13,6 +13,12 @@ pub mod delivery {
     tonic::include_proto!("shardway.delivery.v1");
 }
 
+/// Generated messages, client and server of what shards get their certificates by.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod identity {
+    tonic::include_proto!("shardway.identity.v1");
+}
+
 /// Generated messages, client and server of what replicas of the operator say to each other.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod peer {

@@ -119,6 +119,11 @@ impl Distributor {
     pub fn metrics(&self) -> Arc<dyn Source> {
         Arc::clone(&self.metrics) as Arc<dyn Source>
     }
+
+    /// Counts of the connections that are turned away.
+    pub(crate) fn refusals(&self) -> Arc<operator_identity::Refusals> {
+        Arc::clone(&self.metrics.refusals)
+    }
 }
 
 struct Task {

@@ -33,5 +33,5 @@ mod view;
 
 pub use distributor::{Config, Distributor, start};
 pub use event::{AppliedEvent, Event, Refusal, RolloutReport};
-pub use service::{ServeError, ServerTls, serve};
+pub use service::{ServeError, ServeTls, ServerTls, serve};
 pub use view::ShardView;

@@ -1,9 +1,11 @@
 //! What the distributor counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_telemetry::metrics::{DurationHistogram, HistogramValue, Sink, Source};
 use api_telemetry::names;
+use operator_identity::Refusals;
 
 /// Counters of the distributor.
 #[derive(Debug, Default)]
@@ -15,6 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) resyncs: AtomicU64,
     pub(crate) resyncs_delayed: AtomicU64,
     pub(crate) propagation: DurationHistogram,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 impl Source for Metrics {
@@ -26,6 +29,7 @@ impl Source for Metrics {
         sink.counter(names::STREAMS_LAGGING, &[], now(&self.lagging));
         sink.counter(names::RESYNCS_ASKED, &[], now(&self.resyncs));
         sink.counter(names::RESYNCS_DELAYED, &[], now(&self.resyncs_delayed));
+        self.refusals.collect(sink);
         let mut value = HistogramValue::default();
         self.propagation.add_to(&mut value);
         sink.histogram(names::PROPAGATION_DURATION, &[], &value);

@@ -1,6 +1,5 @@
 //! The gRPC side: who may open a stream, and the tasks that carry it.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +10,14 @@ use api_wire::MESSAGE_BYTES_MAX;
 use api_wire::delivery::delivery_server::{Delivery, DeliveryServer};
 use api_wire::delivery::{FromShard, ToShard, from_shard};
 use futures::{Stream, StreamExt};
+use operator_identity::{Credentials, Identity, IdentityError, Peer, Signer, incoming};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::distributor::{Distributor, Input};
-use crate::tls::shard_of;
 
 /// Time for a shard's first message.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -36,50 +35,78 @@ pub struct ServerTls {
     pub key: String,
 }
 
+/// What delta streams are protected by.
+#[derive(Clone)]
+pub enum ServeTls {
+    /// Nothing: every caller is believed. Loopback only.
+    None,
+    /// Certificates that somebody hands to the shards.
+    Fixed(ServerTls),
+    /// Certificates that renew themselves; shards get theirs here.
+    Own {
+        /// The operator's.
+        credentials: Credentials,
+        /// Signs the shards'.
+        signer: Signer,
+    },
+}
+
+impl From<Option<ServerTls>> for ServeTls {
+    fn from(tls: Option<ServerTls>) -> Self {
+        tls.map_or(Self::None, Self::Fixed)
+    }
+}
+
 /// The stream's endpoint cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("serve the delta stream")]
-pub struct ServeError(#[from] tonic::transport::Error);
+#[non_exhaustive]
+pub enum ServeError {
+    /// Certificates.
+    #[error("use certificates for the delta stream")]
+    Identity(#[from] IdentityError),
+    /// The server.
+    #[error("serve the delta stream")]
+    Serve(#[from] tonic::transport::Error),
+}
 
-/// Serves delta streams on a bound socket, for ever. Without TLS every caller is believed: loopback only.
+/// Serves delta streams, and certificates for shards, on a bound socket, for ever. Anybody may connect; each request says
+/// what it needs to know of the one who makes it.
 ///
 /// # Errors
 /// [`ServeError`] when TLS cannot be set up.
 pub async fn serve(
     distributor: Distributor,
     listener: TcpListener,
-    tls: Option<ServerTls>,
+    tls: impl Into<ServeTls>,
 ) -> Result<(), ServeError> {
+    let (credentials, signer) = match tls.into() {
+        ServeTls::None => (None, None),
+        ServeTls::Fixed(tls) => {
+            let fixed = Credentials::fixed(&tls.certificate, &tls.key, &tls.ca)?;
+            (Some(fixed), None)
+        }
+        ServeTls::Own {
+            credentials,
+            signer,
+        } => (Some(credentials), Some(signer)),
+    };
+    let refusals = distributor.refusals();
     let service = Service {
         distributor,
         sessions: Arc::default(),
-        authenticated: tls.is_some(),
     };
     let service = DeliveryServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let mut server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024);
-    if let Some(tls) = tls {
-        server = server.tls_config(
-            ServerTlsConfig::new()
-                .identity(Identity::from_pem(tls.certificate, tls.key))
-                .client_ca_root(Certificate::from_pem(tls.ca)),
-        )?;
-    }
-    let incoming = TcpListenerStream::new(listener).map(|stream| {
-        stream.and_then(|stream: tokio::net::TcpStream| -> io::Result<_> {
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
-    });
     server
         .add_service(service)
-        .serve_with_incoming(incoming)
+        .add_optional_service(signer.map(|signer| signer.service()))
+        .serve_with_incoming(incoming(listener, credentials, refusals))
         .await?;
     Ok(())
 }
@@ -87,7 +114,6 @@ pub async fn serve(
 struct Service {
     distributor: Distributor,
     sessions: Arc<AtomicU64>,
-    authenticated: bool,
 }
 
 #[tonic::async_trait]
@@ -98,9 +124,8 @@ impl Delivery for Service {
         &self,
         request: Request<Streaming<FromShard>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let identity = request
-            .peer_certs()
-            .and_then(|chain| shard_of(chain.first()?));
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.unwrap_or(Peer::Anonymous);
         let mut messages = request.into_inner();
         let first = tokio::time::timeout(HELLO_WITHIN, messages.message())
             .await
@@ -111,10 +136,10 @@ impl Delivery for Service {
             ));
         };
         let shard = ShardId(hello.shard);
-        if self.authenticated && identity != Some(shard) {
-            tracing::warn!(%shard, certificate = ?identity, "stream refused: the certificate is another shard's");
+        if !peer.may_act_as(Identity::Shard(shard)) {
+            tracing::warn!(%shard, ?peer, "stream refused: no valid certificate of this shard");
             return Err(Status::permission_denied(format!(
-                "the client certificate does not name {shard}"
+                "no valid client certificate of {shard} was shown"
             )));
         }
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use api::ShardId;
+use operator_identity::{Identity, IdentityError, OPERATOR_NAME, write_private};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -20,10 +20,6 @@ use crate::ServerTls;
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Life of a certificate. It is made anew at each start of the operator once half of it is over.
 const LIFE: Duration = Duration::from_secs(365 * 86_400);
-/// Start of the URI that names a shard (SPIFFE).
-const SHARD_URI: &str = "spiffe://shardway/shard/";
-/// The operator's DNS name in its certificate; shards check it.
-pub const OPERATOR_NAME: &str = "operator.shardway.internal";
 
 /// Certificates cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +36,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
+    /// A file that nobody else may read.
+    #[error("keep a certificate")]
+    Keep(#[from] IdentityError),
     /// A key or certificate.
     #[error("make certificate for {subject}")]
     Make {
@@ -74,7 +73,7 @@ pub fn ensure(folder: &Path, shards: u32) -> Result<ServerTls, TlsError> {
     )?;
     for shard in 0..shards {
         let name = ShardId(shard).to_string();
-        let uri = format!("{SHARD_URI}{shard}");
+        let uri = Identity::Shard(ShardId(shard)).uri();
         let uri = uri.as_str().try_into().map_err(|source| TlsError::Make {
             subject: name.clone(),
             source,
@@ -92,24 +91,6 @@ pub fn ensure(folder: &Path, shards: u32) -> Result<ServerTls, TlsError> {
         certificate: read(&folder.join("operator.pem"))?,
         key: read(&folder.join("operator.key"))?,
     })
-}
-
-/// The shard that a certificate names; none when it names no or another thing.
-pub(crate) fn shard_of(certificate: &CertificateDer<'_>) -> Option<ShardId> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    let mut shards = names
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            x509_parser::extensions::GeneralName::URI(uri) => {
-                uri.strip_prefix(SHARD_URI)?.parse().ok().map(ShardId)
-            }
-            _ => None,
-        });
-    let shard = shards.next();
-    if shards.next().is_some() { None } else { shard }
 }
 
 fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, TlsError> {
@@ -204,31 +185,9 @@ fn read(path: &Path) -> Result<String, TlsError> {
 
 /// Writes a certificate and its key so that a crash leaves each of them old or new, and on disk.
 fn write_pair(pem: (&Path, &str), key: (&Path, &str)) -> Result<(), TlsError> {
-    write(key.0, key.1)?;
-    write(pem.0, pem.1)?;
-    let folder = pem.0.parent().unwrap_or(Path::new("."));
-    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(file("write", folder))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), TlsError> {
-    use std::io::Write;
-    let temporary = path.with_extension(format!(
-        "{}.new",
-        path.extension().unwrap_or_default().to_string_lossy()
-    ));
-    fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut out| {
-            out.write_all(text.as_bytes())?;
-            out.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(file("write", path))
+    write_private(key.0, key.1)?;
+    write_private(pem.0, pem.1)?;
+    Ok(())
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TlsError {
@@ -253,9 +212,9 @@ mod tests {
         assert_eq!(first.certificate, again.certificate);
         let pem = fs::read(folder.path().join("shard-2.pem")).unwrap();
         let der = CertificateDer::from_pem_slice(&pem).unwrap();
-        assert_eq!(shard_of(&der), Some(ShardId(2)));
+        assert_eq!(Identity::of(&der), Some(Identity::Shard(ShardId(2))));
         let der = CertificateDer::from_pem_slice(first.certificate.as_bytes()).unwrap();
-        assert_eq!(shard_of(&der), None);
+        assert_eq!(Identity::of(&der), None);
     }
 
     #[test]

@@ -14,18 +14,27 @@
 //!
 //! It deliberately does not know: what is said on a connection once it is known whose it is.
 
+mod accept;
 mod authority;
 mod credentials;
 mod error;
+mod files;
+pub mod kube;
 mod name;
+mod review;
+mod signer;
 mod tls;
 
 use std::sync::Arc;
 
+pub use accept::{Connection, Incoming, Peer, Refusals, incoming};
 pub use authority::{Authority, LIFE};
 pub use credentials::Credentials;
 pub use error::IdentityError;
+pub use files::{read, write_private};
 pub use name::{Identity, OPERATOR_NAME};
+pub use review::{ReviewError, ShardPods, TokenOwner, TokenReviewer};
+pub use signer::Signer;
 
 /// What TLS needs at this moment. Ask for each connection anew: certificates and roots change while the process runs.
 pub trait TlsSource: Send + Sync + 'static {

@@ -1,0 +1,1 @@
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
