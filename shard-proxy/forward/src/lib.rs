@@ -12,9 +12,11 @@
 //! - A request reads its Gateway's table once, and is served by that one to its end.
 //! - The string that is matched is the string that is forwarded.
 //! - What crosses the proxy is parsed, validated and written anew; nothing is forwarded verbatim.
-//! - Workers share no lock: connections, pools and timers are a worker's own; shared cells are swapped, counters are
-//!   relaxed atomics.
+//! - Workers share no lock: connections, pools and timers are a worker's own; shared cells are swapped, counters and the
+//!   health of endpoints are relaxed atomics.
 //! - Nobody holds a connection, a stream or an endpoint without end: each wait for a client has a limit.
+//! - A request is sent to a second endpoint only when the first did nothing with it, or may be asked twice.
+//! - What is ejected is tried again in bounded time, and never leaves a backend without an endpoint.
 //! - A failed request has one cause, in the log and in a metric.
 //!
 //! It deliberately does not know: the operator, the delta stream, files.

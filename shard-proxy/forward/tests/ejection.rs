@@ -191,3 +191,25 @@ fn endpoints_of_the_own_zone_serve_until_none_of_them_does() {
     serve(&[(backends["a"].address, "a"), (far, "b")]);
     assert_eq!(ask(50), [100, 50]);
 }
+
+#[test]
+fn an_attempt_that_cannot_connect_in_its_time_leaves_the_request_to_another_endpoint() {
+    let (down, ..) = &deaf();
+    let good = Scripted::ok();
+    let mut timed = rule("/", &[("a", 1)], vec![]);
+    timed.timeouts.backend_request_ms = Some(100);
+    let mut short = rule("/short", &[("a", 1)], vec![]);
+    short.timeouts.request_ms = Some(100);
+    let shard = Shard::with(vec![timed, short], |_| {});
+    shard.backend("a", BackendProtocol::Http1, &[*down, good.address]);
+    let mut client = shard.connect();
+    wait_for(|| {
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        assert_eq!(status(&client.response()), 200);
+        (shard.counter(names::UPSTREAM_RETRIES, "") == 1).then_some(())
+    });
+    // The request's own time is not exceeded for it.
+    shard.backend("a", BackendProtocol::Http1, &[*down]);
+    assert_eq!(status(&client.get("/short")), 504);
+    assert_eq!(shard.counter(names::UPSTREAM_RETRIES, ""), 1);
+}

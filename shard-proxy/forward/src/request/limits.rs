@@ -53,6 +53,12 @@ impl Limits {
         }
     }
 
+    /// Whether the request's own time has run out.
+    pub(super) fn are_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// Whether it is the client that keeps the endpoint waiting.
     pub(super) fn waits_for_client(&self) -> bool {
         self.upload.as_deref().is_some_and(Progress::is_awaited)

@@ -14,7 +14,7 @@ use crate::body::RequestBody;
 use crate::cause::Cause;
 use crate::connection::Connection;
 use crate::log::RequestRecord;
-use crate::upstream::{ConnectError, SendError, Sent};
+use crate::upstream::{BackendHandle, ConnectError, Retry, SendError, Sent};
 
 /// Attempts at endpoints for one request: the first and two more.
 const ATTEMPTS_MAX: u8 = 3;
@@ -22,8 +22,8 @@ const ATTEMPTS_MAX: u8 = 3;
 /// Sends the request to an endpoint; returns the response and when its attempt ends. It is sent again, at most
 /// [`ATTEMPTS_MAX`] times in all, within the request's own time limit and the backend's budget (see
 /// [`BackendHandle::retry`]):
-/// - when nothing of it was written: the connect failed (then to an endpoint not tried yet), or a connection was stale.
-///   Its body has not been asked for a byte by then;
+/// - when nothing of it was written: the connect failed or took all of the attempt's time (then to an endpoint not tried
+///   yet), or a connection was stale. Its body has not been asked for a byte by then;
 /// - when it has no body and a reused connection broke, if its method may be repeated (RFC 9110 section 9.2.2);
 /// - when it has no body and the endpoint says that it did nothing with it (RFC 9113 section 8.7).
 ///
@@ -88,7 +88,13 @@ pub(super) async fn send(
                 if cause == Cause::UpstreamTimeout && !limits.waits_for_client() {
                     backend.unanswered(id, probe);
                 }
-                return Err(cause);
+                // While it is in its place, the connection does not stand.
+                if slot.is_none() || limits.are_over() || attempt == ATTEMPTS_MAX {
+                    return Err(cause);
+                }
+                tried[usize::from(attempt) - 1] = id;
+                retry(connection, backend, &mut retrying, cause)?;
+                continue;
             }
         };
         let cause;
@@ -143,17 +149,28 @@ pub(super) async fn send(
         if attempt == ATTEMPTS_MAX {
             return Err(cause);
         }
-        if retrying.is_none() {
-            retrying = backend.retry();
-            if retrying.is_none() {
-                let refused = &worker.stats.retries_refused;
-                refused.fetch_add(1, Ordering::Relaxed);
-                return Err(cause);
-            }
-        }
-        worker.stats.retries.fetch_add(1, Ordering::Relaxed);
+        retry(connection, backend, &mut retrying, cause)?;
     }
     Err(Cause::UpstreamClosed)
+}
+
+/// Counts that a request is sent again, within its backend's budget; beyond it the request ends with `cause`.
+fn retry<'a>(
+    connection: &Connection,
+    backend: &'a BackendHandle,
+    retrying: &mut Option<Retry<'a>>,
+    cause: Cause,
+) -> Result<(), Cause> {
+    let stats = &connection.worker.stats;
+    if retrying.is_none() {
+        *retrying = backend.retry();
+    }
+    if retrying.is_none() {
+        stats.retries_refused.fetch_add(1, Ordering::Relaxed);
+        return Err(cause);
+    }
+    stats.retries.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
 fn is_empty(request: &Request<RequestBody>) -> bool {
