@@ -1,0 +1,146 @@
+//! Opens a connection to another replica.
+
+use std::io;
+use std::time::Duration;
+
+use api_wire::peer::peer_client::PeerClient;
+use hyper_util::rt::TokioIo;
+use operator_identity::OPERATOR_NAME;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::directory::Peer;
+use crate::parts::FRAME_BYTES_MAX;
+use crate::queue::MESSAGE_BYTES_MAX;
+use crate::stream::PeerStream;
+use crate::tls::{Caller, PeerTls};
+
+/// Time for the name to be resolved and one of its addresses to be reached, TLS included.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Time for one address.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(1);
+/// A replica that says nothing for so long is asked ...
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// ... and given up if it does not answer within this time: it may be back under another address by then.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// Largest message of the wire, bytes.
+pub(crate) const WIRE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX;
+
+/// A replica cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("resolve {address}")]
+    Resolve {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{address} has no address that can be used; without TLS only loopback can")]
+    NoAddress { address: String },
+    #[error("connect to {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{address} shows the certificate of {found:?}, not of replica {ordinal}")]
+    WrongReplica {
+        address: String,
+        ordinal: u64,
+        found: Caller,
+    },
+    #[error("no connection to {address} within {CONNECT_WITHIN:?}")]
+    TimedOut { address: String },
+    #[error("speak HTTP/2 with {address}")]
+    Http {
+        address: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Connects to a replica: its name is resolved now, its addresses are tried in turn, and its certificate must name it.
+///
+/// # Errors
+/// [`DialError`], within about [`CONNECT_WITHIN`].
+///
+/// Cancel safety: dropping it closes what was opened.
+pub(crate) async fn dial(peer: &Peer, tls: &PeerTls) -> Result<PeerClient<Channel>, DialError> {
+    let address = || peer.address.clone();
+    let stream = tokio::time::timeout(CONNECT_WITHIN, connect(peer, tls))
+        .await
+        .map_err(|_| DialError::TimedOut { address: address() })??;
+    // The name is for HTTP alone: the connection is made already.
+    let endpoint = Endpoint::from_static("http://operator.shardway.internal")
+        .http2_keep_alive_interval(ALIVE_EVERY)
+        .keep_alive_timeout(ALIVE_WITHIN)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024);
+    // The channel would ask again to reconnect; that is a matter of the caller, who resolves the name anew.
+    let mut once = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = once.take();
+        async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+    });
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|source| DialError::Http {
+        address: address(),
+        source,
+    })?;
+    Ok(PeerClient::new(channel)
+        .max_decoding_message_size(WIRE_BYTES_MAX)
+        .max_encoding_message_size(WIRE_BYTES_MAX))
+}
+
+async fn connect(peer: &Peer, tls: &PeerTls) -> Result<PeerStream, DialError> {
+    let address = || peer.address.clone();
+    let found = tokio::net::lookup_host(&peer.address).await;
+    let found = found.map_err(|source| DialError::Resolve {
+        address: address(),
+        source,
+    })?;
+    let mut error = DialError::NoAddress { address: address() };
+    for target in found {
+        if matches!(tls, PeerTls::LoopbackOnly) && !target.ip().is_loopback() {
+            continue;
+        }
+        let opened = tokio::time::timeout(ADDRESS_WITHIN, open(target, tls)).await;
+        let source = match opened {
+            Ok(Ok(stream)) if stream.caller().is_replica(peer.ordinal) => return Ok(stream),
+            Ok(Ok(stream)) => {
+                error = DialError::WrongReplica {
+                    address: address(),
+                    ordinal: peer.ordinal,
+                    found: stream.caller(),
+                };
+                continue;
+            }
+            Ok(Err(source)) => source,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        error = DialError::Connect {
+            address: address(),
+            source,
+        };
+    }
+    Err(error)
+}
+
+async fn open(target: std::net::SocketAddr, tls: &PeerTls) -> io::Result<PeerStream> {
+    let tcp = TcpStream::connect(target).await?;
+    tcp.set_nodelay(true)?;
+    match tls {
+        PeerTls::LoopbackOnly => Ok(PeerStream::plain(tcp)),
+        PeerTls::Mutual(source) => {
+            let name = ServerName::try_from(OPERATOR_NAME).map_err(io::Error::other)?;
+            let stream = TlsConnector::from(source.client())
+                .connect(name, tcp)
+                .await?;
+            let caller = Caller::of(stream.get_ref().1.peer_certificates());
+            Ok(PeerStream::tls(stream.into(), caller))
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What replicas of the operator say to each other, and who they are.
+//!
+//! ```text
+//!   raft --PeerOutbox--> Queue --one call for each replica, mutual TLS--> Inbox --> raft of the other
+//!                  `--> snapshot --frames on a connection of its own-------^
+//!   Directory: raft id --> ordinal, address
+//! ```
+//!
+//! **Invariants**
+//! - Raft's thread never waits for the network: what does not fit is dropped and counted, raft sends again what still counts.
+//! - A message waits behind messages to the same replica alone, never behind a snapshot.
+//! - A snapshot is reported as arrived once the other replica's raft has taken all of its bytes.
+//! - A message is taken from a replica's certificate alone, and only by the raft id and the cluster that it is meant for.
+//! - Names are resolved, and TLS settings asked for, anew for each connection.
+//!
+//! It deliberately does not know: what raft's messages say.
+
+mod accept;
+mod dial;
+mod directory;
+mod link;
+mod metrics;
+mod parts;
+mod pause;
+mod queue;
+mod service;
+mod stream;
+mod tls;
+mod transport;
+
+pub use directory::{Directory, Peer};
+pub use tls::PeerTls;
+pub use transport::{Config, Inbox, PeerOutbox, StartError, Transport};
