@@ -41,6 +41,7 @@ pub mod reasons {
         INVALID_PARAMETERS = "InvalidParameters",
         UNSUPPORTED = "Unsupported",
         SUPPORTED_VERSION = "SupportedVersion",
+        UNSUPPORTED_VERSION = "UnsupportedVersion",
         LISTENERS_NOT_VALID = "ListenersNotValid",
         LISTENERS_NOT_RESOLVED = "ListenersNotResolved",
         NO_RESOURCES = "NoResources",

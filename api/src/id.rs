@@ -83,6 +83,11 @@ namespaced_key!(
     CertificateKey
 );
 
+namespaced_key!(
+    /// A ShardPool.
+    PoolKey
+);
+
 /// The kinds of routes. New kinds are added at the end: the number is part of the encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize)]
 #[cbor(index_only)]

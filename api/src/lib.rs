@@ -16,8 +16,8 @@ pub mod id;
 pub mod path;
 
 pub use id::{
-    BackendKey, CertificateKey, GatewayKey, ObjectKey, Revision, RouteKey, RouteKind, ShardId,
-    TenantId, Timestamp,
+    BackendKey, CertificateKey, GatewayKey, ObjectKey, PoolKey, Revision, RouteKey, RouteKind,
+    ShardId, TenantId, Timestamp,
 };
 
 /// The controller name that a GatewayClass names to be served by Shardway.

@@ -126,6 +126,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             let client = client.context("a client of the API server")?;
             let settings = operator_kubernetes::Settings {
                 namespaces: config.namespaces.clone(),
+                ..operator_kubernetes::Settings::default()
             };
             Source::Kube(KubeSource::start(client, &settings), Arc::clone(&statuses))
         }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, RouteKey};
+use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, PoolKey, RouteKey};
 use operator_objects::spec::{
-    EndpointSlice, Event, Gateway, GatewayClass, HttpRoute, Namespace, Object, ReferenceGrant,
-    Rejected, Secret, Service,
+    ConfigMap, Crd, EndpointSlice, Event, Gateway, GatewayClass, HttpRoute, Namespace, Object,
+    POOL_GROUP, ReferenceGrant, Rejected, Secret, Service, ShardPool,
 };
 
 use crate::references::{GatewayRefs, RouteRefs, class_name, gateway_key, route_key};
@@ -70,6 +70,10 @@ impl Index {
                     .gateways
                     .extend(self.links.gateways_by_secret.of(&secret).cloned());
             }
+            ("", "ConfigMap") => {
+                let gateways = self.links.gateways_by_config_map.of(key);
+                dirty.gateways.extend(gateways.cloned());
+            }
             _ => {}
         }
     }
@@ -132,9 +136,11 @@ impl Index {
                     dirty,
                 );
             }
-            Object::ConfigMap(map) => {
-                self.config_maps.insert(key, Arc::new(map));
+            Object::ConfigMap(map) => self.set_config_map(&key, Some(map), dirty),
+            Object::ShardPool(pool) => {
+                self.set_pool(&PoolKey::new(&key.namespace, &key.name), Some(pool), dirty);
             }
+            Object::Crd(crd) => self.set_crd(&key.name, Some(crd), dirty),
         }
     }
 
@@ -158,8 +164,12 @@ impl Index {
             ("", "Secret") => {
                 self.set_secret(&CertificateKey::new(&key.namespace, &key.name), None, dirty);
             }
-            ("", "ConfigMap") => {
-                self.config_maps.remove(key);
+            ("", "ConfigMap") => self.set_config_map(key, None, dirty),
+            (POOL_GROUP, "ShardPool") => {
+                self.set_pool(&PoolKey::new(&key.namespace, &key.name), None, dirty);
+            }
+            ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+                self.set_crd(&key.name, None, dirty);
             }
             _ => {}
         }
@@ -310,6 +320,44 @@ impl Index {
             dirty
                 .gateways
                 .extend(self.links.gateways_by_secret.of(key).cloned());
+        }
+    }
+}
+
+impl Index {
+    fn set_config_map(&mut self, key: &ObjectKey, new: Option<ConfigMap>, dirty: &mut Dirty) {
+        let Some((old, new)) = replace(&mut self.config_maps, key, new) else {
+            return;
+        };
+        let data = |map: &Option<Arc<ConfigMap>>| map.as_ref().map(|map| map.data.clone());
+        if data(&old) != data(&new) {
+            let gateways = self.links.gateways_by_config_map.of(key);
+            dirty.gateways.extend(gateways.cloned());
+        }
+    }
+
+    fn set_pool(&mut self, key: &PoolKey, new: Option<ShardPool>, dirty: &mut Dirty) {
+        let Some((old, new)) = replace(&mut self.pools, key, new) else {
+            return;
+        };
+        for (name, class) in &self.classes {
+            let names_it = class.parameters_ref.as_ref().is_some_and(|of| {
+                of.name == key.name && of.namespace.as_deref() == Some(key.namespace.as_str())
+            });
+            if names_it {
+                dirty.classes.insert(name.clone());
+                if old.is_some() != new.is_some() {
+                    let gateways = self.links.gateways_by_class.of(name);
+                    dirty.gateways.extend(gateways.cloned());
+                }
+            }
+        }
+    }
+
+    /// What a class supports follows from the CRDs that there are.
+    fn set_crd(&mut self, name: &str, new: Option<Crd>, dirty: &mut Dirty) {
+        if replace(&mut self.crds, &name.to_owned(), new).is_some() {
+            dirty.classes.extend(self.classes.keys().cloned());
         }
     }
 }

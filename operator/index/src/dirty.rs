@@ -38,7 +38,7 @@ impl fmt::Display for ServiceKey {
 pub struct Dirty {
     /// GatewayClasses.
     pub classes: BTreeSet<String>,
-    /// Gateways: their own spec, class, certificates or grants changed.
+    /// Gateways: their own spec, class, certificates, parameters or grants changed.
     pub gateways: BTreeSet<GatewayKey>,
     /// Routes: these alone, not their Gateways' other routes.
     pub routes: BTreeSet<RouteKey>,

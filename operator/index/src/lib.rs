@@ -16,6 +16,9 @@
 //! | Service ports, type | routes that refer to it, and its backends                                      |
 //! | EndpointSlice       | the backends of its Service                                                    |
 //! | Secret              | Gateways whose listeners refer to it                                           |
+//! | ConfigMap           | Gateways that take parameters from it                                          |
+//! | ShardPool           | GatewayClasses that name it, and their Gateways when it comes or goes          |
+//! | CRD                 | all GatewayClasses                                                             |
 //! | a rejection         | the object, if it has a status; who refers to a Service or Secret never good   |
 //!
 //! **Invariants**
@@ -39,10 +42,10 @@ pub use dirty::{Dirty, ServiceKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{CertificateKey, GatewayKey, ObjectKey, RouteKey};
+use api::{CertificateKey, GatewayKey, ObjectKey, PoolKey, RouteKey};
 use operator_objects::spec::{
-    ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant,
-    Rejected, Secret, Service,
+    ConfigMap, Crd, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant,
+    Rejected, Secret, Service, ShardPool,
 };
 
 use links::Links;
@@ -60,6 +63,8 @@ pub struct Index {
     slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
     secrets: BTreeMap<CertificateKey, Arc<Secret>>,
     config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
+    pools: BTreeMap<PoolKey, Arc<ShardPool>>,
+    crds: BTreeMap<String, Arc<Crd>>,
     rejected: BTreeMap<ObjectKey, Rejected>,
     links: Links,
 }
@@ -141,6 +146,21 @@ impl Index {
     /// A ConfigMap, by its object key.
     pub fn config_map(&self, key: &ObjectKey) -> Option<&Arc<ConfigMap>> {
         self.config_maps.get(key)
+    }
+
+    /// A ShardPool.
+    pub fn pool(&self, key: &PoolKey) -> Option<&Arc<ShardPool>> {
+        self.pools.get(key)
+    }
+
+    /// The CRDs of the Gateway API's kinds, in the order of their names; none where objects are no API server's.
+    pub fn crds(&self) -> impl Iterator<Item = &Crd> {
+        self.crds.values().map(AsRef::as_ref)
+    }
+
+    /// The CRD of a kind of the Gateway API.
+    pub fn crd(&self, kind: &str) -> Option<&Crd> {
+        self.crds().find(|crd| crd.kind == kind)
     }
 
     /// Why an object's newest form is refused, if it is.

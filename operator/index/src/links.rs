@@ -119,6 +119,7 @@ impl<K: Ord + Clone, V: Ord + Clone> Multimap<K, V> {
 pub(crate) struct Links {
     pub(crate) gateways_by_class: Multimap<String, GatewayKey>,
     pub(crate) gateways_by_secret: Multimap<CertificateKey, GatewayKey>,
+    pub(crate) gateways_by_config_map: Multimap<ObjectKey, GatewayKey>,
     /// Gateways that refer into a namespace other than their own.
     pub(crate) gateways_into: Multimap<String, GatewayKey>,
     /// Gateways with a listener that selects namespaces by label.
@@ -140,6 +141,8 @@ impl Links {
         self.gateways_by_class.relink(key, &old.class, &new.class);
         self.gateways_by_secret
             .relink(key, &old.secrets, &new.secrets);
+        self.gateways_by_config_map
+            .relink(key, &old.config_maps, &new.config_maps);
         self.gateways_into.relink(key, &old.into, &new.into);
         if new.selects {
             self.selecting.insert(key.clone());

@@ -12,6 +12,7 @@ use crate::ServiceKey;
 pub(crate) struct GatewayRefs {
     pub(crate) class: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<CertificateKey>,
+    pub(crate) config_maps: BTreeSet<ObjectKey>,
     pub(crate) into: BTreeSet<String>,
     pub(crate) selects: bool,
 }
@@ -21,6 +22,11 @@ impl GatewayRefs {
         let mut refs = Self::default();
         let Some(gateway) = gateway else { return refs };
         refs.class.insert(gateway.class_name.clone());
+        if let Some(of) = &gateway.parameters_ref {
+            // Of any kind: one that is no ConfigMap leads to none, which costs nothing.
+            let key = ObjectKey::new("", "ConfigMap", &gateway.meta.namespace, &of.name);
+            refs.config_maps.insert(key);
+        }
         for listener in &gateway.listeners {
             refs.selects |= matches!(listener.allowed_namespaces, AllowedNamespaces::Selector(_));
             for secret in listener.tls.iter().flat_map(|tls| &tls.certificate_refs) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::Timestamp;
 use operator_objects::spec::{
     AllowedNamespaces, Event, GrantFrom, GrantTo, HttpBackendRef, HttpRouteRule, LabelSelector,
-    Listener, ListenerTls, Meta, Object, ParentRef, SecretRef, ServicePort,
+    Listener, ListenerTls, Meta, Object, ParametersRef, ParentRef, SecretRef, ServicePort,
 };
 
 use super::*;
@@ -364,6 +364,36 @@ fn a_secret_marks_gateways_when_its_data_changes() {
         Event::Delete(object("Secret", "b", "cert")),
         &["gateway a/web"],
     );
+}
+
+#[test]
+fn a_config_map_marks_the_gateways_that_take_parameters_from_it() {
+    let mut index = filled();
+    let parameters = |value: &str| ConfigMap {
+        meta: meta("a", "parameters"),
+        data: [("service".to_owned(), value.to_owned())].into(),
+    };
+    let config_map = |value| Event::Apply(Object::ConfigMap(parameters(value)));
+    check(&mut index, config_map("one"), &[]);
+    let mut gateway = gateway();
+    gateway.parameters_ref = Some(ParametersRef {
+        group: String::new(),
+        kind: "ConfigMap".into(),
+        namespace: None,
+        name: "parameters".into(),
+    });
+    index.apply(Event::Apply(Object::Gateway(gateway)));
+    check(&mut index, config_map("one"), &[]);
+    check(&mut index, config_map("two"), &["gateway a/web"]);
+    let key = object("ConfigMap", "a", "parameters");
+    let rejected = Rejected {
+        key: key.clone(),
+        generation: 0,
+        message: "data: wrong".into(),
+        parents: Vec::new(),
+    };
+    check(&mut index, Event::Reject(rejected), &["gateway a/web"]);
+    check(&mut index, Event::Delete(key), &["gateway a/web"]);
 }
 
 #[test]

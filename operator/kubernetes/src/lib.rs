@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   API server --one watch for each kind--> Watched (pure) --batches--> pipeline
-//!              --one watch for each Secret that is referred to--'
+//!              --one watch for each object read by its name------'
 //!   API server <--read, merge (pure), write what differs-- StatusWriter <-- statuses
 //! ```
 //!
 //! **Invariants**
 //! - A relist replaces what is known of its kind at its end, never piecemeal; what has not changed is not handed on.
-//! - Secrets are read by name when they are referred to, never listed.
-//! - A kind whose CRD is missing holds nobody back; it is taken up when it appears.
+//! - Secrets and ConfigMaps are read by name when they are referred to, never listed.
+//! - A kind whose CRD is missing, or that we may not read, holds nobody back; it is taken up when it appears.
 //! - A status write touches our own entries alone; one that would change nothing is not made.
 //!
 //! It deliberately does not know what objects mean together.
@@ -17,7 +17,7 @@
 mod convert;
 mod kinds;
 mod merge;
-mod secrets;
+mod named;
 mod source;
 mod status;
 mod urgency;

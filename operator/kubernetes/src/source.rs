@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api::{CertificateKey, ObjectKey};
+use api::{CertificateKey, ObjectKey, PoolKey};
 use kube::Client;
 use operator_objects::spec::Event;
 use operator_source::{Batch, Problem};
@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::kinds::{Kind, SECRET, WATCHED};
-use crate::secrets::Secrets;
+use crate::kinds::{CONFIG_MAP, CRD, Kind, NAMESPACE, POOL, SECRET, WATCHED};
+use crate::named::Named;
 use crate::watch::{self, Report, Target, WatchId};
 use crate::watched::{Changed, Watched};
 
@@ -29,6 +29,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// Namespaces whose objects are read; empty for all.
     pub namespaces: Vec<String>,
+    /// The ShardPool that is served.
+    pub pool: Option<PoolKey>,
 }
 
 /// Objects of a cluster.
@@ -38,7 +40,8 @@ pub struct KubeSource {
     report: mpsc::Sender<(WatchId, Report)>,
     watches: BTreeMap<WatchId, Watch>,
     next_id: WatchId,
-    secrets: Secrets,
+    secrets: Named,
+    config_maps: Named,
     /// Problems as they were last told.
     told: Vec<Problem>,
     /// Events of watches that have ended.
@@ -50,6 +53,7 @@ struct Watch {
     namespace: Option<String>,
     watched: Watched,
     is_missing: bool,
+    is_forbidden: bool,
     trouble: Option<String>,
     task: AbortHandle,
 }
@@ -79,18 +83,32 @@ impl KubeSource {
             report,
             watches: BTreeMap::new(),
             next_id: 0,
-            secrets: Secrets::default(),
+            secrets: Named::default(),
+            config_maps: Named::default(),
             told: Vec::new(),
             left: Vec::new(),
         };
         for kind in WATCHED {
-            if kind.is_namespaced && !settings.namespaces.is_empty() {
-                for namespace in &settings.namespaces {
+            if settings.namespaces.is_empty() {
+                source.watch(kind, None, None);
+                continue;
+            }
+            for namespace in &settings.namespaces {
+                if kind.is_namespaced {
                     source.watch(kind, Some(namespace.clone()), None);
+                } else if kind.kind == NAMESPACE {
+                    source.watch(kind, None, Some(namespace.clone()));
                 }
-            } else {
+            }
+            if !kind.is_namespaced && kind.kind != NAMESPACE {
                 source.watch(kind, None, None);
             }
+        }
+        for name in Kind::crds() {
+            source.watch(&CRD, None, Some(name));
+        }
+        if let Some(pool) = &settings.pool {
+            source.watch(&POOL, Some(pool.namespace.clone()), Some(pool.name.clone()));
         }
         source
     }
@@ -115,6 +133,7 @@ impl KubeSource {
             namespace,
             watched: Watched::default(),
             is_missing: false,
+            is_forbidden: false,
             trouble: None,
             task,
         };
@@ -122,7 +141,8 @@ impl KubeSource {
         id
     }
 
-    /// Everything that is there: waits until each kind has been listed or is known to be missing.
+    /// Everything that is there: waits until each kind has been listed or is known to be missing, or not ours to
+    /// read.
     pub async fn initial(&mut self) -> KubeBatch {
         let mut changed = Changed::default();
         let mut say_at = Instant::now() + SAY_EVERY;
@@ -171,22 +191,35 @@ impl KubeSource {
 
     /// Watches just these Secrets from now on.
     pub fn want_secrets(&mut self, wanted: &BTreeSet<CertificateKey>) {
-        let plan = self.secrets.plan(wanted);
+        let key = |of: &CertificateKey| ObjectKey::new("", SECRET.kind, &of.namespace, &of.name);
+        let mut named = std::mem::take(&mut self.secrets);
+        self.want(&SECRET, &mut named, &wanted.iter().map(key).collect());
+        self.secrets = named;
+    }
+
+    /// Watches just these ConfigMaps from now on.
+    pub fn want_config_maps(&mut self, wanted: &BTreeSet<ObjectKey>) {
+        let mut named = std::mem::take(&mut self.config_maps);
+        self.want(&CONFIG_MAP, &mut named, wanted);
+        self.config_maps = named;
+    }
+
+    fn want(&mut self, kind: &'static Kind, named: &mut Named, wanted: &BTreeSet<ObjectKey>) {
+        let plan = named.plan(wanted);
         for (key, id) in plan.stop {
             if self.watches.remove(&id).is_some() {
-                self.secrets.stopped(&key);
-                let object = ObjectKey::new("", "Secret", &key.namespace, &key.name);
-                self.left.push(Event::Delete(object));
+                named.stopped(&key);
+                self.left.push(Event::Delete(key));
             }
         }
         for key in plan.start {
             let (namespace, name) = (key.namespace.clone(), key.name.clone());
-            let id = self.watch(&SECRET, Some(namespace), Some(name));
-            self.secrets.started(key, id);
+            let id = self.watch(kind, Some(namespace), Some(name));
+            named.started(key, id);
         }
     }
 
-    /// Waits until all Secrets that are wanted have been looked at, and gives what was seen meanwhile. Those that cannot be
+    /// Waits until all Secrets and ConfigMaps that are wanted have been looked at, and gives what was seen meanwhile. Those that cannot be
     /// read in time come later.
     pub async fn settle(&mut self, within: Duration) -> KubeBatch {
         let until = Instant::now() + within;
@@ -200,11 +233,11 @@ impl KubeSource {
         self.batch(changed)
     }
 
-    /// A kind that has not been listed and is not known to be missing.
+    /// A kind that has not been listed and is known neither to be missing nor to be forbidden.
     fn incomplete(&self) -> Option<&'static str> {
         self.watches
             .values()
-            .find(|watch| !watch.watched.is_complete() && !watch.is_missing)
+            .find(|watch| !watch.watched.is_complete() && !watch.is_missing && !watch.is_forbidden)
             .map(|watch| watch.kind.kind)
     }
 
@@ -216,6 +249,7 @@ impl KubeSource {
         match report {
             Report::Seen(seen) => {
                 watch.is_missing = false;
+                watch.is_forbidden = false;
                 watch.trouble = None;
                 watch.watched.take(seen, changed);
             }
@@ -227,6 +261,18 @@ impl KubeSource {
                     );
                 }
                 watch.is_missing = true;
+            }
+            Report::Forbidden(error) => {
+                if !watch.is_forbidden {
+                    tracing::error!(
+                        kind = watch.kind.kind,
+                        namespace = watch.namespace,
+                        error,
+                        "objects may not be read; what else there is is served"
+                    );
+                }
+                watch.is_forbidden = true;
+                watch.trouble = Some(error);
             }
             Report::Trouble(error) => {
                 if watch.trouble.is_none() {
@@ -274,9 +320,15 @@ impl KubeSource {
                         let message = format!(
                             "kind {kind} ({group}) is not in this cluster; install its CRD"
                         );
-                        (message, true)
+                        (message, watch.kind.is_served())
                     }
-                    Some(error) => (format!("kind {kind} cannot be watched: {error}"), false),
+                    Some(error) => {
+                        // As above, when nothing of it was ever read.
+                        let is_error = watch.is_forbidden
+                            && watch.kind.is_served()
+                            && !watch.watched.is_complete();
+                        (format!("kind {kind} cannot be watched: {error}"), is_error)
+                    }
                     None => return None,
                 };
                 Some(Problem {

@@ -16,6 +16,8 @@ use crate::watched::Seen;
 
 /// Pauses after a failure: doubled each time, with a random part, so that an API server that comes back meets no storm.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// An API server that has just started refuses whom it does not know yet: that often in a row is an answer.
+const FORBIDDEN_TRIES: u32 = 6;
 /// How often a missing CRD is looked for.
 const MISSING_AGAIN: Duration = Duration::from_secs(5);
 /// Objects in one page, where lists are not streamed.
@@ -31,6 +33,8 @@ pub(crate) enum Report {
     Seen(Seen),
     /// The API server has no such kind.
     Missing,
+    /// We may not read the kind, and have asked often enough to believe it.
+    Forbidden(String),
     /// The watch does not get on; it goes on trying.
     Trouble(String),
 }
@@ -90,7 +94,16 @@ pub(crate) async fn run(
                         .and_then(|status| status.details.as_ref())
                         .map(|details| Duration::from_secs(u64::from(details.retry_after_seconds)));
                     pause.at_least(after.unwrap_or_default());
+                    let is_forbidden = status.is_some_and(|status| status.code == 403);
                     let error = kube_error(error);
+                    if is_forbidden && pause.failures >= FORBIDDEN_TRIES {
+                        let report = Report::Forbidden(error.clone());
+                        if reports.send((id, report)).await.is_err() {
+                            return;
+                        }
+                        tokio::time::sleep(pause.next()).await;
+                        continue;
+                    }
                     if !trouble(id, &reports, &error, &mut pause).await {
                         return;
                     }

@@ -1,5 +1,6 @@
 //! From documents to our own objects. The one place that sees generated types.
 
+mod cluster;
 mod core;
 mod duration;
 mod gateway;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::manifest::{Document, Provenance, string_map};
 use crate::schema;
-use crate::spec::{Meta, Object, ParentRef, Rejected};
+use crate::spec::{ChangedBy, Meta, Object, POOL_GROUP, ParentRef, Rejected};
 
 /// Largest object, bytes of its JSON form.
 pub const OBJECT_BYTES_MAX: usize = 1024 * 1024;
@@ -100,6 +101,8 @@ pub fn decode_admitted(document: &Document, provenance: &Provenance) -> Decoded 
         }
         ("", "Namespace" | "Service" | "Secret" | "ConfigMap")
         | ("discovery.k8s.io", "EndpointSlice") => core::decode(document, meta, Unknown::LeftOut),
+        (POOL_GROUP, "ShardPool") => cluster::pool(document, meta),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => cluster::crd(document, meta),
         (group, kind) => return ignored(group, kind),
     };
     finish(document, provenance, decoded)
@@ -183,7 +186,26 @@ fn meta(document: &Document, provenance: &Provenance) -> Meta {
         created_at: created.unwrap_or(provenance.created_at),
         labels: string_map(&document.object, "/metadata/labels"),
         annotations: string_map(&document.object, "/metadata/annotations"),
+        changed_by: changed_by(&document.object),
     }
+}
+
+/// The newest entry of `managedFields` that is not of a status.
+fn changed_by(object: &Value) -> Option<ChangedBy> {
+    let entries = object
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array)?;
+    let entries = entries
+        .iter()
+        .filter(|entry| entry["subresource"].as_str().unwrap_or_default().is_empty());
+    let known = entries.filter_map(|entry| {
+        let at = entry["time"].as_str()?.parse::<jiff::Timestamp>().ok()?;
+        Some(ChangedBy {
+            manager: entry["manager"].as_str()?.to_owned(),
+            at: Timestamp(at.as_second()),
+        })
+    });
+    known.max_by_key(|entry| entry.at)
 }
 
 /// parentRefs of a route that could not be decoded, as far as they can be read.

@@ -12,8 +12,9 @@ use api_snapshot::facts::Certificate;
 use operator_index::Index;
 use operator_objects::spec::{AllowedNamespaces, Gateway, Listener};
 
+use crate::Settings;
 use crate::certificate::Certificates;
-use crate::class::is_ours;
+use crate::class::{is_ours, parameters_problem};
 use crate::conflicts::conflict;
 use crate::listener::{Examined, examine};
 use crate::overlap::overlaps;
@@ -69,6 +70,7 @@ pub struct AttachableListener {
 pub fn translate_gateway(
     view: &Index,
     key: &GatewayKey,
+    settings: &Settings,
     certificates: &mut Certificates,
 ) -> Option<GatewayOutput> {
     let rejected = view.rejected(&gateway_object(key));
@@ -88,7 +90,7 @@ pub fn translate_gateway(
     {
         return None;
     }
-    let mut output = translate(view, gateway, certificates);
+    let mut output = translate(view, gateway, settings, certificates);
     if let Some(rejected) = rejected {
         let text = format!("{}; the last valid form is served", rejected.message);
         output.observe(rejected.generation);
@@ -146,7 +148,12 @@ fn gateway_spec(gateway: &Gateway) -> GatewaySpec {
     }
 }
 
-fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> GatewayOutput {
+fn translate(
+    view: &Index,
+    gateway: &Gateway,
+    settings: &Settings,
+    cache: &mut Certificates,
+) -> GatewayOutput {
     let generation = gateway.meta.generation;
     let mut held = BTreeMap::new();
     let examined: Vec<(&Listener, Examined)> = gateway
@@ -223,7 +230,16 @@ fn translate(view: &Index, gateway: &Gateway, cache: &mut Certificates) -> Gatew
             not_served,
         });
     }
-    let accepted = accepted(view, gateway, refused, &invalid, &output.status.listeners);
+    let without_parameters = view
+        .class(&gateway.class_name)
+        .is_some_and(|class| parameters_problem(view, class, settings).is_some());
+    let accepted = accepted(
+        gateway,
+        refused,
+        &invalid,
+        &output.status.listeners,
+        without_parameters,
+    );
     let resolved = resolved(&output.status.listeners, generation);
     output.status.conditions = vec![accepted, resolved];
     output

@@ -21,7 +21,7 @@
 //! - A rule that cannot be served is dropped (`PartiallyInvalid`, "Dropped Rule"); none left: `Accepted` is False.
 //! - An object whose newest form is rejected goes on in its last good form as long as this process knows it, with
 //!   `Accepted` False; after a restart it serves nothing until it is mended. An invalid GatewayClass does not take its
-//!   Gateways down: there are no parameters yet that they could miss.
+//!   Gateways down: they are served by the pool that there is.
 //! - A listener without any valid certificate is not served; with some, it is served with those. A Secret whose newest form
 //!   is no certificate of its key is rejected as any object is: its last good form is served.
 //! - ExternalName Services are followed, against the API's advice, as this also runs where there is no cluster;
@@ -36,6 +36,7 @@ mod certificate;
 mod changes;
 mod class;
 mod conflicts;
+mod feature;
 mod filter;
 mod gateway;
 mod grants;
@@ -48,14 +49,17 @@ mod references;
 mod route;
 mod rule;
 mod selector;
+mod settings;
 pub mod status;
 mod translation;
 
 pub use backend::backend;
 pub use certificate::{CertificateProblem, Certificates, certificate};
 pub use changes::{Changes, GatewayChange};
-pub use class::{SUPPORTED_FEATURES, translate_class};
+pub use class::translate_class;
+pub use feature::{FEATURES, Feature, Needs};
 pub use gateway::{Attachable, AttachableListener, GatewayOutput, translate_gateway};
 pub use grants::{RefFrom, RefNotPermitted, RefTo, resolve_ref};
 pub use route::{Parents, RouteOutput, translate_route};
+pub use settings::Settings;
 pub use translation::Translation;

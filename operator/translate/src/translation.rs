@@ -20,13 +20,14 @@ use crate::quarantine::guarded;
 use crate::references::References;
 use crate::route::Parents;
 use crate::status::{ClassStatus, RouteStatus, class_object};
-use crate::{backend, translate_class};
+use crate::{Settings, backend, translate_class};
 
 /// Everything translated, and who refers to which fact. One writer.
 ///
 /// What it holds after any sequence of updates is what [`Translation::full`] gives for the same view.
 #[derive(Debug, Default)]
 pub struct Translation {
+    settings: Settings,
     classes: BTreeMap<String, ClassStatus>,
     gateways: BTreeMap<GatewayKey, TranslatedGateway>,
     routes: BTreeMap<RouteKey, TranslatedRoute>,
@@ -74,14 +75,27 @@ impl Parents for BTreeMap<GatewayKey, TranslatedGateway> {
 }
 
 impl Translation {
-    /// Nothing translated yet.
+    /// Nothing translated yet, outside of a cluster.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Nothing translated yet.
+    pub fn with(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
     /// Translates everything that the view holds.
     pub fn full(view: &Index) -> Self {
-        let mut translation = Self::new();
+        Self::full_with(view, Settings::default())
+    }
+
+    /// Translates everything that the view holds.
+    pub fn full_with(view: &Index, settings: Settings) -> Self {
+        let mut translation = Self::with(settings);
         translation.update(view, Dirty::all(view));
         translation
     }
@@ -158,7 +172,7 @@ impl Translation {
         let object = class_object(name);
         let translated = guarded(|| {
             self.maybe_panic(&object);
-            translate_class(view, name)
+            translate_class(view, name, &self.settings)
         });
         let status = translated
             .unwrap_or_else(|message| Some(ClassStatus::quarantined(view, name, &message)));

@@ -1,10 +1,12 @@
 //! Our own form of the objects that translate reads. Decoding fills it from generated types after the schema has
 //! been checked and defaults are written in, so nothing here is optional that the API defaults.
 
+mod cluster;
 mod core;
 mod gateway;
 mod route;
 
+pub use self::cluster::*;
 pub use self::core::*;
 pub use gateway::*;
 pub use route::*;
@@ -12,6 +14,18 @@ pub use route::*;
 use std::collections::BTreeMap;
 
 use api::{GATEWAY_GROUP, ObjectKey, Timestamp};
+
+/// API group of our own kinds.
+pub const POOL_GROUP: &str = "shardway.dev";
+
+/// Who changed an object last, by `metadata.managedFields`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedBy {
+    /// `manager`: `kubectl-client-side-apply`, `argocd-controller`.
+    pub manager: String,
+    /// When.
+    pub at: Timestamp,
+}
 
 /// The part of `metadata` that is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +44,8 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Who changed it last; none where nobody keeps count.
+    pub changed_by: Option<ChangedBy>,
 }
 
 /// Any object that the index holds.
@@ -53,6 +69,10 @@ pub enum Object {
     Secret(Secret),
     /// core ConfigMap.
     ConfigMap(ConfigMap),
+    /// shardway.dev ShardPool.
+    ShardPool(ShardPool),
+    /// apiextensions.k8s.io CustomResourceDefinition.
+    Crd(Crd),
 }
 
 impl Object {
@@ -68,6 +88,8 @@ impl Object {
             Self::EndpointSlice(o) => &o.meta,
             Self::Secret(o) => &o.meta,
             Self::ConfigMap(o) => &o.meta,
+            Self::ShardPool(o) => &o.meta,
+            Self::Crd(o) => &o.meta,
         }
     }
 
@@ -83,6 +105,8 @@ impl Object {
             Self::EndpointSlice(_) => ("discovery.k8s.io", "EndpointSlice"),
             Self::Secret(_) => ("", "Secret"),
             Self::ConfigMap(_) => ("", "ConfigMap"),
+            Self::ShardPool(_) => (POOL_GROUP, "ShardPool"),
+            Self::Crd(_) => ("apiextensions.k8s.io", "CustomResourceDefinition"),
         };
         let meta = self.meta();
         ObjectKey::new(group, kind, &meta.namespace, &meta.name)

@@ -2,7 +2,6 @@
 
 use api::condition::{reasons, types};
 use api_snapshot::config::ListenerProtocol;
-use operator_index::Index;
 use operator_objects::spec::Gateway;
 
 use crate::listener::Examined;
@@ -46,12 +45,13 @@ pub(super) fn refused(gateway: &Gateway) -> Option<Problem> {
     })
 }
 
+/// `without_parameters`: those of the class are invalid.
 pub(super) fn accepted(
-    view: &Index,
     gateway: &Gateway,
     refused: Option<Problem>,
     invalid: &[String],
     listeners: &[ListenerStatus],
+    without_parameters: bool,
 ) -> Condition {
     let generation = gateway.meta.generation;
     if let Some(problem) = refused {
@@ -90,10 +90,7 @@ pub(super) fn accepted(
             gateway.unsupported.join(", ")
         ));
     }
-    if view
-        .class(&gateway.class_name)
-        .is_some_and(|class| class.parameters_ref.is_some())
-    {
+    if without_parameters {
         text.push_str(&format!(
             "; parameters of GatewayClass {} are invalid, defaults are used",
             gateway.class_name

@@ -17,7 +17,7 @@ impl Translation {
         let mut cache = std::mem::take(&mut self.cache);
         let translated = guarded(|| {
             self.maybe_panic(&object);
-            translate_gateway(view, key, &mut cache)
+            translate_gateway(view, key, &self.settings, &mut cache)
         });
         self.cache = cache;
         let output = translated.unwrap_or_else(|message| {

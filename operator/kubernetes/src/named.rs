@@ -1,27 +1,27 @@
-//! Which Secrets are watched: those that are referred to, each by its name.
+//! Which objects are watched by name: those of a kind that are referred to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::CertificateKey;
+use api::ObjectKey;
 
 use crate::watch::WatchId;
 
-/// Watches of Secrets. Bounded by the references that there are.
+/// Watches of the objects of one kind. Bounded by the references that there are.
 #[derive(Debug, Default)]
-pub(crate) struct Secrets {
-    watched: BTreeMap<CertificateKey, WatchId>,
+pub(crate) struct Named {
+    watched: BTreeMap<ObjectKey, WatchId>,
 }
 
 /// What a change of the references leads to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    pub(crate) start: Vec<CertificateKey>,
-    pub(crate) stop: Vec<(CertificateKey, WatchId)>,
+    pub(crate) start: Vec<ObjectKey>,
+    pub(crate) stop: Vec<(ObjectKey, WatchId)>,
 }
 
-impl Secrets {
+impl Named {
     /// What has to be started and stopped so that just these are watched.
-    pub(crate) fn plan(&self, wanted: &BTreeSet<CertificateKey>) -> Plan {
+    pub(crate) fn plan(&self, wanted: &BTreeSet<ObjectKey>) -> Plan {
         let new = wanted.iter().filter(|key| !self.watched.contains_key(*key));
         let gone = self
             .watched
@@ -33,11 +33,11 @@ impl Secrets {
         }
     }
 
-    pub(crate) fn started(&mut self, key: CertificateKey, id: WatchId) {
+    pub(crate) fn started(&mut self, key: ObjectKey, id: WatchId) {
         self.watched.insert(key, id);
     }
 
-    pub(crate) fn stopped(&mut self, key: &CertificateKey) {
+    pub(crate) fn stopped(&mut self, key: &ObjectKey) {
         self.watched.remove(key);
     }
 }
