@@ -24,6 +24,7 @@ pub mod api;
 mod archive;
 mod before;
 mod cgroups;
+pub mod conformance;
 pub mod containerd;
 mod control_plane;
 pub mod down;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use perf_cluster::install::{self, Package};
 use perf_cluster::process::Ending;
-use perf_cluster::{Cluster, containerd, down, images, process, status, up};
+use perf_cluster::{Cluster, conformance, containerd, down, images, process, status, up};
 
 /// Runs a real Kubernetes of one node on this machine, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -57,6 +57,12 @@ enum Task {
     },
     /// Print the names of the images
     Images,
+    /// Make images of operator and shard-proxy and import them, shardway/NAME:dev
+    LoadOwn {
+        /// Folder with operator and shard-proxy [default: the one with this program]
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+    },
     /// Install Shardway: CRDs, images, the chart; what is there is upgraded
     Install {
         #[command(flatten)]
@@ -64,6 +70,17 @@ enum Task {
     },
     /// Take Shardway away; CRDs stay
     Uninstall,
+    /// Install Shardway and run the Gateway API's conformance suite; ends with 1 when a test fails
+    Conformance {
+        #[command(flatten)]
+        package: PackageFlags,
+        /// One test alone, by its name
+        #[arg(long = "run", value_name = "TEST")]
+        only: Option<String>,
+        /// Take what is installed as it is
+        #[arg(long)]
+        installed: bool,
+    },
     /// Run a command in the cluster's network, with kubectl and helm in the path
     Exec {
         /// Command and its arguments
@@ -166,11 +183,29 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Task::LoadImage { image, programs } => images::load(&cluster, image, programs)?,
         Task::SaveImage { .. } => {}
         Task::Images => print_lines(&images::list(&cluster)?),
+        Task::LoadOwn { programs: from } => {
+            let from = from.as_deref().unwrap_or(programs);
+            install::load_images(&cluster, from, install::TAG)?;
+        }
         Task::Install { package } => {
             up::up(&cluster, programs)?;
             install::install(&cluster, &package.package(programs))?;
         }
         Task::Uninstall => install::uninstall(&cluster)?,
+        Task::Conformance {
+            package,
+            only,
+            installed,
+        } => {
+            up::up(&cluster, programs)?;
+            let package = package.package(programs);
+            if !installed {
+                install::install(&cluster, &package)?;
+            }
+            if !conformance::run(&cluster, &package, only.as_deref())? {
+                return Ok(ExitCode::from(1));
+            }
+        }
         Task::Exec { command } => {
             let mut line = cluster.command(&command[0]);
             line.args(&command[1..]);

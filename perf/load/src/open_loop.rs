@@ -153,8 +153,7 @@ pub async fn run(settings: &Settings, stop: &AtomicBool) -> Report {
     while state.borrow().waiting > 0 && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let report = state.borrow().report.clone();
-    report
+    state.borrow().report.clone()
 }
 
 type Sender = SendRequest<Empty<Bytes>>;

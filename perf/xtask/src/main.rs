@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout)] // what it prints is what it is for
 
+mod cluster;
 mod setup;
 mod test;
 mod tidy;
@@ -41,6 +42,30 @@ enum Task {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Install Shardway in that cluster, which is started if it is not up
+    Install {
+        /// Flags of shardway-cluster install, such as --set KEY=VALUE; --release first builds with optimisation
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Make images of operator and shard-proxy, shardway/NAME:dev, and import them into that cluster
+    Images {
+        /// --release first builds with optimisation; --name names the cluster
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Install Shardway in that cluster and run the Gateway API's conformance suite
+    Conformance {
+        /// --run TEST runs one test alone
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Break a part of Shardway in that cluster under traffic and count what fails
+    Fault {
+        /// Name of the fault, then its flags; --list names all
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Measure: hosts, propagation, change, proxy
     Bench {
         /// Name of the benchmark, then its flags
@@ -65,7 +90,11 @@ fn main() -> ExitCode {
         Task::Test => test::all(),
         Task::Check => test::quick(),
         Task::Codegen => run(Command::new(root().join("api/gateway-types/codegen.sh"))),
-        Task::Cluster { arguments } => cluster(arguments),
+        Task::Cluster { arguments } => cluster::any(arguments),
+        Task::Install { arguments } => cluster::of_images("install", arguments),
+        Task::Images { arguments } => cluster::of_images("images", arguments),
+        Task::Conformance { arguments } => cluster::of_images("conformance", arguments),
+        Task::Fault { arguments } => cluster::fault(arguments),
         Task::Bench { arguments } => bench(arguments),
     };
     match done {
@@ -97,43 +126,6 @@ fn up(arguments: Vec<OsString>) -> Result<(), String> {
     command.args(arguments);
     // This process becomes that one: signals reach it and nobody else is in between.
     Err(format!("start shardway-up: {}", command.exec()))
-}
-
-/// What the node of a cluster is made of beside Kubernetes itself, with a file of each.
-const NODE_PACKAGES: &[(&str, &str)] = &[
-    ("containerd", "/usr/bin/containerd"),
-    ("runc", "/usr/sbin/runc"),
-    ("containernetworking-plugins", "/usr/lib/cni/ptp"),
-    ("iptables", "/usr/sbin/iptables"),
-    ("nftables", "/usr/sbin/nft"),
-    ("conntrack", "/usr/sbin/conntrack"),
-    ("ethtool", "/usr/sbin/ethtool"),
-    ("socat", "/usr/bin/socat"),
-    ("iproute2", "/usr/bin/ip"),
-];
-
-fn cluster(arguments: Vec<OsString>) -> Result<(), String> {
-    // An image is written by anybody, for another cluster.
-    let only_a_file = arguments.first().is_some_and(|task| task == "save-image");
-    if !only_a_file {
-        if !setup::is_root() {
-            return Err("cluster needs root: it makes namespaces, mounts and cgroups".into());
-        }
-        // Only what is missing: another containerd that is there may come from a package that this one would push out.
-        let (names, files): (Vec<&str>, Vec<&str>) = NODE_PACKAGES
-            .iter()
-            .filter(|(_, file)| !std::path::Path::new(file).exists())
-            .copied()
-            .unzip();
-        setup::packages(&names, &files)?;
-    }
-    let bin = build(&["perf-cluster"])?;
-    let mut command = Command::new(bin.join("shardway-cluster"));
-    command
-        .arg("--home")
-        .arg(target().join("cluster"))
-        .args(arguments);
-    Err(format!("start shardway-cluster: {}", command.exec()))
 }
 
 fn bench(arguments: Vec<OsString>) -> Result<(), String> {
@@ -177,17 +169,31 @@ fn bench(arguments: Vec<OsString>) -> Result<(), String> {
 
 /// Builds packages as people run them, and gives the folder of the programs.
 fn build(packages: &[&str]) -> Result<PathBuf, String> {
+    build_as(packages, "release")
+}
+
+/// Builds packages in a profile whose folder has its name, or `debug` for the one without optimisation.
+fn build_as(packages: &[&str], profile: &str) -> Result<PathBuf, String> {
     println!(
-        "xtask: building {} (release; the first time takes minutes)",
+        "xtask: building {} ({profile}; the first time takes minutes)",
         packages.join(", ")
     );
     let mut cargo = cargo();
-    cargo.args(["build", "--release", "--locked"]);
+    cargo.args(["build", "--locked"]);
+    if profile != "debug" {
+        cargo.args(["--profile", profile]);
+    }
     for package in packages {
         cargo.args(["--package", package]);
     }
     run(cargo)?;
-    Ok(target().join("release"))
+    let target = target();
+    let target = if target.is_absolute() {
+        target
+    } else {
+        root().join(target)
+    };
+    Ok(target.join(profile))
 }
 
 /// The checkout.
