@@ -10,30 +10,55 @@
 //! is on disk before it is answered (Raft paper, figure 2), an entry before it is acknowledged.
 
 mod tail;
-#[cfg(test)]
-mod tests;
 
-use raft::eraftpb::{Entry, EntryType, Message};
-use raft::{RawNode, StateRole};
+use std::collections::BTreeMap;
+
+use prost_raft::Message as _;
+use raft::eraftpb::{
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, Message, MessageType,
+};
+use raft::{INVALID_ID, ProgressState, RawNode, StateRole};
 
 use self::tail::Tail;
 use crate::logger::Bridge;
+use crate::members::{Change, Members};
+use crate::mutation::{self, Mutation};
 use crate::store::{Recovered, SavedSnapshot, Vote};
-use crate::{StartError, Status};
+use crate::{MemberStatus, StartError, Status};
 
 /// Ticks without a leader after which an election starts; up to twice as many, drawn anew each time.
-const ELECTION_TICKS: usize = 10;
+pub(crate) const ELECTION_TICKS: usize = 10;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
 /// Entries given to apply at a time, and entries of one message.
 const PART_BYTES: u64 = 1024 * 1024;
+/// Messages with entries that are on their way to a follower, at most.
+const INFLIGHT_MAX: usize = 32;
 
 /// A committed entry.
 #[derive(Debug)]
 pub(crate) struct CommittedEntry {
     pub(crate) index: u64,
     pub(crate) term: u64,
-    pub(crate) data: Vec<u8>,
+    pub(crate) content: Content,
+}
+
+/// What a committed entry carries.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// What `chunk` made of a proposal; empty for a new leader's first entry and for barriers.
+    Data(Vec<u8>),
+    /// To be applied by [`Core::apply_change`].
+    Change(Change),
+}
+
+/// What a leader knows of a member.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Last index that it has.
+    pub(crate) matched: u64,
+    /// Whether it was heard of within the election time-out.
+    pub(crate) active: bool,
 }
 
 /// What there is to do; see the module's text for the order.
@@ -43,6 +68,8 @@ pub(crate) struct Work {
     pub(crate) install: Option<SavedSnapshot>,
     pub(crate) vote: Option<Vote>,
     pub(crate) entries: Vec<Entry>,
+    /// Last index that is known to be committed; need not be durable.
+    pub(crate) commit: u64,
     /// What was committed earlier.
     pub(crate) committed: Vec<CommittedEntry>,
     /// May leave before anything is persisted.
@@ -60,28 +87,29 @@ impl Work {
 #[derive(Debug, Default)]
 pub(crate) struct Freed {
     pub(crate) committed: Vec<CommittedEntry>,
+    /// As in [`Work::commit`].
+    pub(crate) commit: u64,
     /// Had to wait: answers to votes and appends.
     pub(crate) messages: Vec<Message>,
 }
 
-/// The state of one voter. The log is kept in memory from the last snapshot on.
+/// The state of one member. The log is kept in memory from a little before the last snapshot on.
 pub(crate) struct Core {
+    id: u64,
     raw: RawNode<Tail>,
     waiting: Option<raft::Ready>,
     /// Election time-outs are drawn from these.
     seed: u64,
     timeouts: u64,
+    ticks: u64,
+    /// The tick at which a member was last heard of. Raft's own mark is wiped each time it checks its quorum.
+    heard: BTreeMap<u64, u64>,
 }
 
 impl Core {
-    /// A voter with what was recovered from its disk. `seed` makes its election time-outs differ from others'; the
+    /// A member with what was recovered from its disk. `seed` makes its election time-outs differ from others'; the
     /// same inputs with the same seed give the same outputs.
-    pub(crate) fn new(
-        id: u64,
-        voters: Vec<u64>,
-        recovered: Recovered,
-        seed: u64,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn new(id: u64, recovered: Recovered, seed: u64) -> Result<Self, StartError> {
         let refuse = |error: raft::Error| StartError::Raft(error.to_string());
         let config = raft::Config {
             id,
@@ -89,20 +117,23 @@ impl Core {
             heartbeat_tick: HEARTBEAT_TICKS,
             applied: recovered.snapshot.as_ref().map_or(0, |saved| saved.index),
             max_size_per_msg: PART_BYTES,
-            max_inflight_msgs: 64,
+            max_inflight_msgs: INFLIGHT_MAX,
             max_committed_size_per_ready: 8 * PART_BYTES,
             check_quorum: true,
             pre_vote: true,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Fuse(Bridge), slog::o!());
-        let tail = Tail::new(voters, recovered);
+        let tail = Tail::new(recovered);
         let raw = RawNode::new(&config, tail, &logger).map_err(refuse)?;
         let mut core = Self {
+            id,
             raw,
             waiting: None,
             seed: seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             timeouts: 0,
+            ticks: 0,
+            heard: BTreeMap::new(),
         };
         core.fix_election_ticks();
         Ok(core)
@@ -117,6 +148,7 @@ impl Core {
 
     /// One unit of time has passed.
     pub(crate) fn tick(&mut self) {
+        self.ticks += 1;
         let before = self.raw.raft.election_elapsed;
         self.raw.tick();
         if self.raw.raft.election_elapsed <= before {
@@ -126,8 +158,14 @@ impl Core {
     }
 
     /// Takes a message of another voter. One that makes no sense is dropped, as if the network had lost it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn step(&mut self, message: Message) {
+        // Proposals go to the leader by other ways; here they would come without an answer.
+        if message.get_msg_type() == MessageType::MsgPropose || message.to != self.id {
+            return;
+        }
+        if self.members().contains(message.from) {
+            self.heard.insert(message.from, self.ticks);
+        }
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft message dropped");
         }
@@ -155,7 +193,7 @@ impl Core {
         let install = (snapshot.get_metadata().index > 0).then(|| SavedSnapshot {
             index: snapshot.get_metadata().index,
             term: snapshot.get_metadata().term,
-            voters: snapshot.get_metadata().get_conf_state().voters.clone(),
+            members: members_of(snapshot.get_metadata().get_conf_state()),
             state: snapshot.data.clone(),
         });
         let kept = self.raw.store();
@@ -169,6 +207,7 @@ impl Core {
             committed: take(ready.take_committed_entries()),
             messages: ready.take_messages(),
             entries: ready.take_entries(),
+            commit: ready.hs().map_or(0, |state| state.commit),
         };
         self.waiting = Some(ready);
         Some(work)
@@ -182,18 +221,24 @@ impl Core {
         let mut messages = ready.take_persisted_messages();
         let store = self.raw.mut_store();
         if let Some(saved) = &work.install {
-            store.reset(saved.index, saved.term, saved.voters.clone());
+            store.reset(saved.index, saved.term, saved.members.clone());
         }
         if let Some(hard_state) = ready.hs() {
             store.set_hard_state(hard_state.clone());
         }
         store.append(&work.entries);
-        let mut light = self.raw.advance(ready);
-        if let Some(commit) = light.commit_index() {
+        let mut light = self.raw.advance_append(ready);
+        let commit = light.commit_index();
+        if let Some(commit) = commit {
             self.raw.mut_store().set_commit(commit);
         }
         messages.extend(light.take_messages());
+        if mutation::on(Mutation::CommitWithoutQuorum) && self.leads() {
+            let last = self.last_index();
+            self.raw.raft.raft_log.commit_to(last);
+        }
         Freed {
+            commit: commit.unwrap_or(0),
             committed: take(light.take_committed_entries()),
             messages,
         }
@@ -204,37 +249,39 @@ impl Core {
         self.raw.advance_apply();
     }
 
-    /// Forgets the log through `index`, which a snapshot covers and which is applied.
-    pub(crate) fn compact(&mut self, index: u64) {
-        self.raw.mut_store().compact(index);
+    /// Forgets the log through `index`, which a snapshot covers and which is applied; at most `keep` entries and bytes
+    /// before it stay.
+    pub(crate) fn compact(&mut self, index: u64, keep: (u64, u64)) {
+        self.raw.mut_store().compact(index, keep);
     }
 
     /// Index through which the log was forgotten.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn compacted(&self) -> u64 {
         self.raw.store().start()
     }
 
     /// Whether a follower needs a snapshot; the answer is [`Core::offer_snapshot`], or nothing: raft asks again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn wants_snapshot(&self) -> bool {
         self.raw.store().take_wanted()
     }
 
     /// Lets raft send a snapshot to followers until [`Core::withdraw_snapshot`], which frees its memory.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn offer_snapshot(&mut self, saved: SavedSnapshot) {
         self.raw.mut_store().offer(saved);
     }
 
     /// Takes the offer back.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn withdraw_snapshot(&mut self) {
         self.raw.mut_store().withdraw();
     }
 
+    /// Whether a snapshot is on its way to a follower.
+    pub(crate) fn sends_snapshot(&self, to: u64) -> bool {
+        let progress = self.raw.raft.prs().get(to);
+        self.leads() && progress.is_some_and(|progress| progress.state == ProgressState::Snapshot)
+    }
+
     /// Says whether a snapshot reached its follower; without this raft sends it nothing more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the transport"))]
     pub(crate) fn report_snapshot(&mut self, to: u64, arrived: bool) {
         let status = if arrived {
             raft::SnapshotStatus::Finish
@@ -244,9 +291,110 @@ impl Core {
         self.raw.report_snapshot(to, status);
     }
 
-    /// The voters, as of the last snapshot.
-    pub(crate) fn voters(&self) -> &[u64] {
-        self.raw.store().voters()
+    /// A member was not reached: raft sends it one message at a time until it answers.
+    pub(crate) fn unreachable(&mut self, id: u64) {
+        self.raw.report_unreachable(id);
+    }
+
+    /// Hands in a change of the members; gives its index and term, or none when this voter does not lead or another
+    /// change is under way.
+    pub(crate) fn propose_change(&mut self, change: Change) -> Option<(u64, u64)> {
+        if !self.leads() || self.is_changing() {
+            return None;
+        }
+        self.raw
+            .propose_conf_change(Vec::new(), conf_change(change))
+            .ok()?;
+        Some((self.last_index(), self.raw.raft.term))
+    }
+
+    /// Whether a change of the members may be in the log and not applied.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.raw.raft.has_pending_conf()
+    }
+
+    /// Applies the change that the entry of `index` carries; gives the members when they are others now. One that the
+    /// members on disk had in them already, or that raft finds impossible, changes nothing.
+    pub(crate) fn apply_change(&mut self, index: u64, change: Change) -> Option<Members> {
+        if index <= self.raw.store().members().0 {
+            return None;
+        }
+        match self.raw.apply_conf_change(&conf_change(change)) {
+            Ok(state) => {
+                let members = members_of(&state);
+                self.raw.mut_store().set_members(index, members.clone());
+                self.heard.retain(|id, _| members.contains(*id));
+                self.leave_if_removed();
+                self.fix_election_ticks();
+                Some(members)
+            }
+            // Every member finds the same: it depends on the members alone.
+            Err(error) => {
+                tracing::error!(index, %error, "change of members is impossible and changes nothing");
+                None
+            }
+        }
+    }
+
+    /// A leader that was removed hands over to who has most of the log, and follows.
+    fn leave_if_removed(&mut self) {
+        if !self.leads() || self.members().voters.contains(&self.id) {
+            return;
+        }
+        let heirs = self.members().voters.iter().filter_map(|id| {
+            let progress = self.progress(*id)?;
+            progress.active.then_some((progress.matched, *id))
+        });
+        if let Some((_, heir)) = heirs.max() {
+            self.raw.raft.send_timeout_now(heir);
+        }
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, INVALID_ID);
+    }
+
+    /// Begins to hand over to the voter with most of the log; raft drops proposals until that leads or the election
+    /// time-out is over. None when no other voter is heard of, or this one does not lead.
+    pub(crate) fn hand_over(&mut self) -> Option<u64> {
+        if !self.leads() {
+            return None;
+        }
+        let others = self.members().voters.iter().filter(|id| **id != self.id);
+        let others = others.filter_map(|id| {
+            let progress = self.progress(*id)?;
+            progress.active.then_some((progress.matched, *id))
+        });
+        let (_, heir) = others.max()?;
+        self.raw.transfer_leader(heir);
+        Some(heir)
+    }
+
+    /// What this leader knows of a member; none when it does not lead or the member is none.
+    pub(crate) fn progress(&self, id: u64) -> Option<Progress> {
+        if !self.leads() {
+            return None;
+        }
+        let raft = &self.raw.raft;
+        let progress = raft.prs().get(id)?;
+        Some(Progress {
+            matched: progress.matched,
+            active: id == self.id || self.hears(id),
+        })
+    }
+
+    /// Whether a member was heard of within the election time-out.
+    fn hears(&self, id: u64) -> bool {
+        let heard = self.heard.get(&id);
+        heard.is_some_and(|tick| tick + ELECTION_TICKS as u64 >= self.ticks)
+    }
+
+    /// The members, as of the last applied entry.
+    pub(crate) fn members(&self) -> &Members {
+        &self.raw.store().members().1
+    }
+
+    /// Current term.
+    pub(crate) fn term(&self) -> u64 {
+        self.raw.raft.term
     }
 
     /// Whether this voter leads.
@@ -278,7 +426,24 @@ impl Core {
             commit: raft.raft_log.committed,
             applied,
             log_bytes,
+            members: self.member_statuses(),
         }
+    }
+
+    fn member_statuses(&self) -> Vec<MemberStatus> {
+        let members = self.members();
+        let of = |id: &u64, voter| {
+            let progress = self.progress(*id);
+            MemberStatus {
+                id: *id,
+                voter,
+                matched: progress.map(|progress| progress.matched),
+                active: progress.map(|progress| progress.active),
+            }
+        };
+        let voters = members.voters.iter().map(|id| of(id, true));
+        let learners = members.learners.iter().map(|id| of(id, false));
+        voters.chain(learners).collect()
     }
 
     /// Raft draws its time-out from the thread's generator, which no run can repeat. It is replaced by one that depends
@@ -297,21 +462,55 @@ impl Core {
 }
 
 fn take(entries: Vec<Entry>) -> Vec<CommittedEntry> {
+    let content = |entry: Entry| match entry.get_entry_type() {
+        EntryType::EntryNormal => Content::Data(entry.data),
+        kind => {
+            let change = (kind == EntryType::EntryConfChange)
+                .then(|| ConfChange::decode(&entry.data[..]).ok())
+                .flatten();
+            let change = change.unwrap_or_else(|| {
+                panic!(
+                    "raft entry {} changes the members in an unknown way; run the version that wrote it",
+                    entry.index
+                )
+            });
+            Content::Change(match change.get_change_type() {
+                ConfChangeType::AddNode => Change::Promote(change.node_id),
+                ConfChangeType::RemoveNode => Change::Remove(change.node_id),
+                ConfChangeType::AddLearnerNode => Change::AddLearner(change.node_id),
+            })
+        }
+    };
     entries
         .into_iter()
-        .map(|entry| {
-            // The voters are fixed: nobody proposes a change of them.
-            assert_eq!(
-                entry.get_entry_type(),
-                EntryType::EntryNormal,
-                "raft entry {} changes the voters; run the version that wrote it",
-                entry.index
-            );
-            CommittedEntry {
-                index: entry.index,
-                term: entry.term,
-                data: entry.data,
-            }
+        .map(|entry| CommittedEntry {
+            index: entry.index,
+            term: entry.term,
+            content: content(entry),
         })
         .collect()
+}
+
+fn members_of(state: &ConfState) -> Members {
+    let mut members = Members {
+        voters: state.voters.clone(),
+        learners: state.learners.clone(),
+    };
+    members.voters.sort_unstable();
+    members.learners.sort_unstable();
+    members
+}
+
+fn conf_change(change: Change) -> ConfChange {
+    let (kind, id) = match change {
+        Change::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+        Change::Promote(id) => (ConfChangeType::AddNode, id),
+        Change::Remove(id) => (ConfChangeType::RemoveNode, id),
+    };
+    let mut entry = ConfChange {
+        node_id: id,
+        ..ConfChange::default()
+    };
+    entry.set_change_type(kind);
+    entry
 }

@@ -24,7 +24,9 @@
 mod chunk;
 mod core;
 mod logger;
+mod members;
 mod metrics;
+mod mutation;
 mod node;
 mod store;
 #[cfg(test)]
@@ -33,7 +35,8 @@ mod testing;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use node::{Node, start};
+pub use members::{Change, ChangeError, Members};
+pub use node::{Node, start, start_with_peers};
 pub use store::disk::{Disk, RealDisk};
 pub use store::{Batch, Identity, StoreError, Wal};
 
@@ -60,9 +63,12 @@ pub trait StateMachine: Send + 'static {
 pub struct Config {
     /// Folder of log and snapshots; one process at a time.
     pub data_dir: PathBuf,
-    /// This voter, from 1.
+    /// This member, from 1. An id belongs to a folder: who lost the folder comes back with an id that was never used.
     pub id: u64,
-    /// Time of one tick; an election starts after 10 without a leader.
+    /// Voters of a group that is founded, the same on each of them; read when the folder is empty, later the folder
+    /// knows. Empty for a node that joins a group: it waits for a leader to add it.
+    pub initial_voters: Vec<u64>,
+    /// Time of one tick; an election starts after 10 to 20 without a leader.
     pub tick: Duration,
     /// A snapshot is taken, and the log before it dropped, after so many entries.
     pub snapshot_after_entries: u64,
@@ -75,6 +81,14 @@ pub struct Config {
     pub proposals_bytes_max: usize,
     /// Largest proposal, bytes, at most about 960 MiB; a larger one is refused with [`ProposeError::TooLarge`].
     pub proposal_bytes_max: usize,
+    /// Messages of other members that wait; one more is dropped with [`StepError::QueueFull`], and raft sends anew.
+    pub messages_queue_max: usize,
+    /// ... or so many bytes of them, unless it is the only one.
+    pub messages_bytes_max: usize,
+    /// Entries that stay in memory behind a snapshot in a group of several, for followers that are a little behind.
+    pub keep_entries_max: u64,
+    /// ... at most so many bytes of them.
+    pub keep_bytes_max: u64,
 }
 
 impl Config {
@@ -83,14 +97,77 @@ impl Config {
         Self {
             data_dir,
             id: 1,
+            initial_voters: vec![1],
             tick: Duration::from_millis(100),
             snapshot_after_entries: 10_000,
             snapshot_after_bytes: 64 * 1024 * 1024,
             proposals_queue_max: 1024,
             proposals_bytes_max: 256 * 1024 * 1024,
             proposal_bytes_max: 256 * 1024 * 1024,
+            messages_queue_max: 1024,
+            messages_bytes_max: 64 * 1024 * 1024,
+            keep_entries_max: store::KEPT_ENTRIES,
+            keep_bytes_max: store::KEPT_BYTES,
         }
     }
+
+    /// Defaults for one member of a group.
+    pub fn member(data_dir: PathBuf, id: u64, initial_voters: Vec<u64>) -> Self {
+        Self {
+            id,
+            initial_voters,
+            ..Self::single(data_dir)
+        }
+    }
+}
+
+/// Takes messages to other members. Raft sends anew what is lost.
+pub trait Outbox: Send + 'static {
+    /// Sends a message, or drops it when its queue is full. Must not block: the log waits for it.
+    fn send(&mut self, to: u64, message: Vec<u8>);
+
+    /// Sends a message that holds the whole state; what became of it is to be told by [`Node::snapshot_sent`].
+    fn send_snapshot(&mut self, to: u64, message: Vec<u8>) {
+        self.send(to, message);
+    }
+}
+
+/// What the observer hears, in order.
+#[derive(Debug, Clone)]
+pub enum Observed<O> {
+    /// A proposal was applied.
+    Applied(Applied<O>),
+    /// A leader's snapshot replaced the state: proposals through `index` were not seen one by one.
+    Restored {
+        /// Last index that is in the state.
+        index: u64,
+    },
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Current term.
+    pub term: u64,
+    /// The leader, if known.
+    pub leader: Option<u64>,
+    /// This node leads, and everything that an earlier leader acknowledged is applied here.
+    pub leads: bool,
+}
+
+/// Why a message of another member was not taken. Raft sends anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// Too many wait already.
+    #[error("the queue of raft messages is full")]
+    QueueFull,
+    /// Not one of raft's.
+    #[error("the bytes are no raft message")]
+    Malformed,
+    /// The node has ended.
+    #[error("the raft node has stopped")]
+    Stopped,
 }
 
 /// An applied proposal, in log order.
@@ -193,4 +270,19 @@ pub struct Status {
     pub applied: u64,
     /// Bytes of log segments on disk.
     pub log_bytes: u64,
+    /// Voters, then learners.
+    pub members: Vec<MemberStatus>,
+}
+
+/// Where a member stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u64,
+    /// Voter or learner.
+    pub voter: bool,
+    /// Last index that it has; known to a leader alone.
+    pub matched: Option<u64>,
+    /// Whether it was heard of within the election time-out; known to a leader alone.
+    pub active: Option<bool>,
 }

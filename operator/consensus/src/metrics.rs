@@ -16,6 +16,12 @@ pub(crate) struct Metrics {
     pub(crate) refused: AtomicU64,
     pub(crate) snapshot: DurationHistogram,
     pub(crate) snapshots_failed: AtomicU64,
+    pub(crate) snapshots_sent: AtomicU64,
+    pub(crate) leader_changes: AtomicU64,
+    pub(crate) messages_in: AtomicU64,
+    pub(crate) messages_out: AtomicU64,
+    /// Came in while the queue was full.
+    pub(crate) messages_dropped: AtomicU64,
     /// Bytes of proposals that are not answered yet.
     held_bytes: AtomicUsize,
 }
@@ -66,8 +72,22 @@ impl Source for Metrics {
         for (desc, counter) in [
             (names::RAFT_PROPOSALS_REFUSED, &self.refused),
             (names::RAFT_SNAPSHOTS_FAILED, &self.snapshots_failed),
+            (names::RAFT_SNAPSHOTS_SENT, &self.snapshots_sent),
+            (names::RAFT_LEADER_CHANGES, &self.leader_changes),
         ] {
             sink.counter(desc, &[], counter.load(Ordering::Relaxed));
+        }
+        for (what, counter) in [
+            ("in", &self.messages_in),
+            ("out", &self.messages_out),
+            ("dropped", &self.messages_dropped),
+        ] {
+            let labels = [("direction", what)];
+            sink.counter(
+                names::RAFT_MESSAGES,
+                &labels,
+                counter.load(Ordering::Relaxed),
+            );
         }
     }
 }

@@ -15,7 +15,9 @@
 //! - A segment or snapshot that cannot be *made* (disk full) is not final: nothing was promised yet. Proposals are
 //!   refused, everything else goes on. File systems that copy on write may report a full disk in an append: final.
 //! - Only the last frame can be lost or torn by a crash, since each is synced before the next is written.
-//! - The commit index is not written: Raft learns it anew (Raft paper, figure 2: volatile state).
+//! - The commit index goes with the next frame that is written anyway, never alone. Raft does not need it, but who is
+//!   a member does: an entry that changes the members is proposed after the one before it is committed, so whoever
+//!   holds the second on disk knows there that the first one holds. See `design/0002`, "Members".
 
 pub(crate) mod disk;
 mod error;
@@ -38,6 +40,8 @@ pub use self::frame::Batch;
 pub use self::header::Identity;
 pub(crate) use self::snapshot::SavedSnapshot;
 pub use self::wal::Wal;
+use crate::members::Members;
+use crate::mutation::{self, Mutation};
 
 /// A batch is closed at this size; its frame is synced before the next one is begun.
 const FRAME_BYTES_MAX: u64 = if cfg!(test) {
@@ -55,6 +59,31 @@ const ENTRY: u8 = 1;
 const VOTE: u8 = 2;
 /// The log starts anew behind the snapshot of this index, `u64`, if that one is there.
 const INSTALL: u8 = 3;
+/// Last index that is known to be committed, `u64`. Since format 2.
+const COMMIT: u8 = 4;
+/// Members once the entry of an index, `u64`, was applied; then [`Members::encode`]. Since format 2.
+const MEMBERS: u8 = 5;
+
+/// Entries, and bytes of them, that stay in memory behind a snapshot for followers that are a little behind.
+pub(crate) const KEPT_ENTRIES: u64 = 5_000;
+pub(crate) const KEPT_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Index through which `entries`, which lie without gaps, can be forgotten when a snapshot covers `index`.
+///
+/// Cost: O(entries kept).
+pub(crate) fn kept_behind(entries: &[Entry], index: u64, entries_max: u64, bytes_max: u64) -> u64 {
+    let covered = entries.partition_point(|entry| entry.index <= index);
+    let mut through = index;
+    let mut bytes = 0;
+    for entry in entries[..covered].iter().rev() {
+        bytes += entry.data.len() as u64 + 64;
+        if index - entry.index >= entries_max || bytes > bytes_max {
+            break;
+        }
+        through = entry.index - 1;
+    }
+    through
+}
 
 /// What a voter must never forget: the term it is in and whom it voted for (0: nobody).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,14 +97,43 @@ pub(crate) struct Vote {
 pub(crate) struct Recovered {
     pub(crate) snapshot: Option<SavedSnapshot>,
     pub(crate) vote: Vote,
-    /// Contiguous, the first one right after the snapshot.
+    /// Last index that is known to be committed; the true one may be higher.
+    pub(crate) commit: u64,
+    /// Members as of the index of the last change; those of the snapshot may be newer.
+    pub(crate) members: Option<(u64, Members)>,
+    /// Contiguous and without a gap behind the snapshot. Some that the snapshot covers may come first.
     pub(crate) entries: Vec<Entry>,
+}
+
+impl Recovered {
+    /// Whether this voter has never been part of a group.
+    pub(crate) fn is_new(&self) -> bool {
+        self.snapshot.is_none()
+            && self.members.is_none()
+            && self.entries.is_empty()
+            && self.vote == Vote::default()
+    }
+
+    /// The newest members that the disk knows of, and the index that made them so.
+    pub(crate) fn newest_members(&self) -> Option<(u64, Members)> {
+        let of_snapshot = self.snapshot.as_ref();
+        let of_snapshot = of_snapshot.map(|saved| (saved.index, saved.members.clone()));
+        let recorded = self.members.clone();
+        of_snapshot
+            .into_iter()
+            .chain(recorded)
+            .max_by_key(|(index, _)| *index)
+    }
 }
 
 /// The log of raft entries and its snapshots. One writer.
 pub(crate) struct Store {
     wal: Wal,
     vote: Vote,
+    members: Option<(u64, Members)>,
+    /// Last known commit index, and the last one that was written.
+    commit: u64,
+    commit_written: u64,
 }
 
 impl Store {
@@ -95,17 +153,29 @@ impl Store {
         }
         let mut replay = Replay::default();
         let wal = Wal::open(disk, node, |kind, bytes| replay.take(kind, bytes))?;
-        let vote = replay.vote;
-        let mut store = Self { wal, vote };
-        store.carry_vote();
+        let (vote, members) = (replay.vote, replay.members.clone());
+        let commit = replay.commit;
+        let mut store = Self {
+            wal,
+            vote,
+            members: members.clone(),
+            commit,
+            commit_written: commit,
+        };
+        store.carry();
         store.wal.make_room(START_BYTES)?;
         let identity = store.wal.identity();
         let (snapshot, unreadable) = snapshot::newest(store.wal.disk(), identity)?;
         let newest = snapshots.last().copied().unwrap_or(0);
         let (snapshot, entries) = replay.finish(snapshot, newest, unreadable)?;
+        let last = entries.last().map(|entry| entry.index);
+        let covered = snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let recovered = Recovered {
-            snapshot,
             vote,
+            // A commit index may be on disk in front of entries that were torn off.
+            commit: commit.min(last.unwrap_or(0)).max(covered),
+            members,
+            snapshot,
             entries,
         };
         Ok((store, recovered))
@@ -138,8 +208,12 @@ impl Store {
         // The vote goes first: an entry on disk implies the term that it was accepted in.
         if let Some(vote) = vote.filter(|vote| *vote != self.vote) {
             self.vote = vote;
-            self.carry_vote();
+            self.carry();
             batch.push(VOTE, &encode_vote(vote));
+        }
+        if self.commit > self.commit_written && (!batch.is_empty() || !entries.is_empty()) {
+            self.commit_written = self.commit;
+            batch.push(COMMIT, &self.commit.to_le_bytes());
         }
         let mut mark = 0;
         for entry in entries {
@@ -153,6 +227,24 @@ impl Store {
             self.wal.append(batch, mark)?;
         }
         Ok(())
+    }
+
+    /// Notes that the log is committed through `index`: written with the next frame.
+    pub(crate) fn committed(&mut self, index: u64) {
+        self.commit = self.commit.max(index);
+    }
+
+    /// Writes the members that the applied entry of `index` made; durable after [`Store::sync`].
+    pub(crate) fn append_members(
+        &mut self,
+        index: u64,
+        members: &Members,
+    ) -> Result<(), StoreError> {
+        self.members = Some((index, members.clone()));
+        self.carry();
+        let mut batch = Batch::default();
+        batch.push(MEMBERS, &encode_members(index, members));
+        self.wal.append(batch, 0)
     }
 
     /// Makes everything that was appended durable; does nothing when it is.
@@ -174,8 +266,10 @@ impl Store {
     pub(crate) fn install_snapshot(&mut self, snapshot: &SavedSnapshot) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         batch.push(INSTALL, &snapshot.index.to_le_bytes());
-        self.wal.append(batch, snapshot.index)?;
-        self.wal.sync()?;
+        if !mutation::on(Mutation::InstallUnannounced) {
+            self.wal.append(batch, snapshot.index)?;
+            self.wal.sync()?;
+        }
         self.save_snapshot(snapshot)
     }
 
@@ -184,11 +278,21 @@ impl Store {
         self.wal.bytes()
     }
 
-    fn carry_vote(&mut self) {
+    /// Sets what each new segment begins with, so that the ones before it can be removed.
+    fn carry(&mut self) {
         let mut batch = Batch::default();
         batch.push(VOTE, &encode_vote(self.vote));
+        if let Some((index, members)) = &self.members {
+            batch.push(MEMBERS, &encode_members(*index, members));
+        }
         self.wal.carry(batch);
     }
+}
+
+fn encode_members(index: u64, members: &Members) -> Vec<u8> {
+    let mut bytes = index.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&members.encode());
+    bytes
 }
 
 fn encode_vote(vote: Vote) -> [u8; 16] {
@@ -202,6 +306,8 @@ fn encode_vote(vote: Vote) -> [u8; 16] {
 #[derive(Debug, Default)]
 struct Replay {
     vote: Vote,
+    commit: u64,
+    members: Option<(u64, Members)>,
     /// Entries by the installed snapshot that they follow; 0 for none.
     stages: Vec<(u64, Vec<Entry>)>,
 }
@@ -223,6 +329,17 @@ impl Replay {
                 let index = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
                 self.stages.push((index, Vec::new()));
                 Some(index)
+            }
+            COMMIT => {
+                let commit = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
+                self.commit = self.commit.max(commit);
+                Some(0)
+            }
+            MEMBERS => {
+                let (index, rest) = bytes.split_first_chunk::<8>()?;
+                let (members, _) = Members::decode(rest)?;
+                self.members = Some((u64::from_le_bytes(*index), members));
+                Some(0)
             }
             _ => None,
         }
@@ -281,7 +398,16 @@ impl Replay {
                 unreadable,
             });
         }
-        entries.retain(|entry| entry.index > covered);
+        // With others in the group, some that the snapshot covers are kept: who is a little behind needs them.
+        let alone = snapshot
+            .as_ref()
+            .is_none_or(|snapshot| snapshot.members.count() < 2);
+        let keep = if alone {
+            covered
+        } else {
+            kept_behind(&entries, covered, KEPT_ENTRIES, KEPT_BYTES)
+        };
+        entries.retain(|entry| entry.index > keep);
         Ok((snapshot, entries))
     }
 }

@@ -1,16 +1,19 @@
-//! What raft reads of its own log: everything behind the last snapshot, in memory.
+//! What raft reads of its own log: everything behind the last snapshot, and a little of what it covers, in memory.
 
 use std::cell::Cell;
 
+use prost_raft::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
-use crate::store::{Recovered, SavedSnapshot, Vote};
+use crate::members::Members;
+use crate::store::{Recovered, SavedSnapshot, Vote, kept_behind};
 
-/// The log behind a snapshot. Bounded by the snapshots that the node takes.
+/// The end of the log. Bounded by the snapshots that the node takes and by what is kept behind them.
 pub(super) struct Tail {
     hard_state: HardState,
-    voters: Vec<u64>,
+    /// Members, and the index whose entry made them so.
+    members: (u64, Members),
     /// Index and term of the last entry that is not here any more.
     start: (u64, u64),
     entries: Vec<Entry>,
@@ -20,29 +23,53 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// What was recovered; `voters` are those of the configuration unless a snapshot says otherwise.
-    pub(super) fn new(voters: Vec<u64>, recovered: Recovered) -> Self {
-        let snapshot = recovered.snapshot;
-        let start = snapshot
-            .as_ref()
-            .map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
+    /// What was recovered. A disk that knows no members belongs to a node that waits to be added.
+    pub(super) fn new(recovered: Recovered) -> Self {
+        let members = recovered.newest_members().unwrap_or_default();
+        let snapshot = recovered.snapshot.as_ref();
+        let covered = snapshot.map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
+        // A leader's snapshot may be on disk without the vote that came with it: its term has begun, and nobody got
+        // a vote in it.
+        let vote = if recovered.vote.term < covered.1 {
+            Vote {
+                term: covered.1,
+                vote: 0,
+            }
+        } else {
+            recovered.vote
+        };
         let hard_state = HardState {
-            term: recovered.vote.term,
-            vote: recovered.vote.vote,
-            commit: start.0,
+            term: vote.term,
+            vote: vote.vote,
+            commit: recovered.commit.max(covered.0),
+        };
+        let mut entries = recovered.entries;
+        let start = match entries.first() {
+            // The first one that is kept says where the log starts: the term of the one before it is gone.
+            Some(first) if first.index <= covered.0 => {
+                let start = (first.index, first.term);
+                entries.remove(0);
+                start
+            }
+            _ => covered,
         };
         Self {
             hard_state,
-            voters: snapshot.map_or(voters, |snapshot| snapshot.voters),
+            members,
             start,
-            entries: recovered.entries,
+            entries,
             offered: None,
             wanted: Cell::new(false),
         }
     }
 
-    pub(super) fn voters(&self) -> &[u64] {
-        &self.voters
+    /// Members, and the index whose entry made them so.
+    pub(super) fn members(&self) -> &(u64, Members) {
+        &self.members
+    }
+
+    pub(super) fn set_members(&mut self, index: u64, members: Members) {
+        self.members = (index, members);
     }
 
     /// Index of the last entry that is covered by a snapshot alone.
@@ -84,15 +111,17 @@ impl Tail {
     }
 
     /// Replaces everything by a snapshot.
-    pub(super) fn reset(&mut self, index: u64, term: u64, voters: Vec<u64>) {
+    pub(super) fn reset(&mut self, index: u64, term: u64, members: Members) {
         self.start = (index, term);
         self.entries.clear();
-        self.voters = voters;
+        self.members = (index, members);
         self.hard_state.commit = self.hard_state.commit.max(index);
     }
 
-    /// Forgets the entries through `index`.
-    pub(super) fn compact(&mut self, index: u64) {
+    /// Forgets the entries through `index` but for the last ones, of which at most `keep` entries and bytes stay.
+    pub(super) fn compact(&mut self, index: u64, keep: (u64, u64)) {
+        // Index 1 never stays: a log that starts there would be sent to a new member, who lacks what was before it.
+        let index = kept_behind(&self.entries, index, keep.0, keep.1).max(1);
         if let Ok(term) = self.term(index)
             && index > self.start.0
         {
@@ -112,7 +141,7 @@ impl Tail {
         let metadata = snapshot.mut_metadata();
         metadata.index = saved.index;
         metadata.term = saved.term;
-        metadata.set_conf_state(conf_state(saved.voters));
+        metadata.set_conf_state(conf_state(&saved.members));
         snapshot.data = saved.state;
         self.offered = Some(snapshot);
     }
@@ -131,9 +160,10 @@ impl Tail {
     }
 }
 
-pub(super) fn conf_state(voters: Vec<u64>) -> ConfState {
+fn conf_state(members: &Members) -> ConfState {
     ConfState {
-        voters,
+        voters: members.voters.clone(),
+        learners: members.learners.clone(),
         ..ConfState::default()
     }
 }
@@ -142,7 +172,7 @@ impl Storage for Tail {
     fn initial_state(&self) -> Result<RaftState> {
         Ok(RaftState::new(
             self.hard_state.clone(),
-            conf_state(self.voters.clone()),
+            conf_state(&self.members.1),
         ))
     }
 
@@ -159,9 +189,15 @@ impl Storage for Tail {
         if high > self.last() + 1 {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        let mut entries = self.entries[self.position(low)..self.position(high)].to_vec();
-        raft::util::limit_size(&mut entries, max_size.into());
-        Ok(entries)
+        let wanted = &self.entries[self.position(low)..self.position(high)];
+        let bytes_max = max_size.into().unwrap_or(u64::MAX);
+        let mut bytes = 0;
+        // One always goes, whatever its size. No more is copied than goes.
+        let fitting = wanted.iter().enumerate().take_while(|(position, entry)| {
+            bytes += entry.encoded_len() as u64;
+            *position == 0 || bytes <= bytes_max
+        });
+        Ok(fitting.map(|(_, entry)| entry.clone()).collect())
     }
 
     fn term(&self, index: u64) -> Result<u64> {

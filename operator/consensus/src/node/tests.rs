@@ -1,12 +1,14 @@
 //! The node with its thread, on a real folder.
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod group;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{Node, start, start_on};
+use super::{Nobody, Node, start, start_on};
 use crate::store::fake::FakeDisk;
 use crate::testing::Ledger;
 use crate::{Config, ProposeError, StartError, StateMachine};
@@ -18,7 +20,7 @@ fn state() -> Arc<RwLock<Ledger>> {
 fn on(disk: &FakeDisk, change: impl FnOnce(&mut Config)) -> Node<u64> {
     let mut config = Config::single("fake".into());
     change(&mut config);
-    start_on(config, disk.boxed(), state(), |_| {}).unwrap()
+    start_on(config, disk.boxed(), state(), |_| {}, Box::new(Nobody)).unwrap()
 }
 
 #[tokio::test]
@@ -67,7 +69,7 @@ async fn proposals_at_once_share_syncs() {
     let disk = FakeDisk::default();
     // The observer holds the thread at the first proposal until the others wait.
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    let observe = move |_: crate::Applied<u64>| {
+    let observe = move |_: crate::Observed<u64>| {
         let _ = gate.recv();
     };
     let node = start_on(
@@ -75,6 +77,7 @@ async fn proposals_at_once_share_syncs() {
         disk.boxed(),
         state(),
         observe,
+        Box::new(Nobody),
     )
     .unwrap();
     let before = disk.syncs();
@@ -159,7 +162,14 @@ impl StateMachine for Fragile {
 async fn a_state_machine_that_panics_stops_the_node() {
     let disk = FakeDisk::default();
     let state = Arc::new(RwLock::new(Fragile::default()));
-    let node = start_on(Config::single("fake".into()), disk.boxed(), state, |_| {}).unwrap();
+    let node = start_on(
+        Config::single("fake".into()),
+        disk.boxed(),
+        state,
+        |_| {},
+        Box::new(Nobody),
+    )
+    .unwrap();
     node.propose(vec![1]).await.unwrap();
     assert_eq!(
         node.propose(vec![2]).await.unwrap_err(),
@@ -173,12 +183,19 @@ async fn a_state_machine_that_panics_stops_the_node() {
 #[tokio::test]
 async fn bytes_that_wait_are_bounded() {
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    let observe = move |_: crate::Applied<u64>| {
+    let observe = move |_: crate::Observed<u64>| {
         let _ = gate.recv();
     };
     let mut config = Config::single("fake".into());
     config.proposals_bytes_max = 1000;
-    let node = start_on(config, FakeDisk::default().boxed(), state(), observe).unwrap();
+    let node = start_on(
+        config,
+        FakeDisk::default().boxed(),
+        state(),
+        observe,
+        Box::new(Nobody),
+    )
+    .unwrap();
     // A first one always passes, whatever its size.
     let mut first = Box::pin(node.propose(vec![1; 1500]));
     assert!(futures::poll!(&mut first).is_pending());

@@ -2,8 +2,9 @@
 
 use super::StoreError;
 
-/// Format of segments and snapshots.
-const VERSION: u32 = 1;
+/// Format of segments and snapshots. 2 added members and commit indices; 1 is still read.
+pub(super) const VERSION: u32 = 2;
+const OLDEST: u32 = 1;
 /// Bytes of a header: `magic 16 | version u32 | crc u32 | log id u64 | node u64 | number u64`.
 pub(super) const HEADER: usize = 16 + 4 + 4 + 8 + 8 + 8;
 /// A segment; its number is the sequence of its first frame.
@@ -34,7 +35,7 @@ pub(super) fn encode(magic: &[u8; 16], identity: Identity, number: u64) -> Vec<u
     bytes
 }
 
-/// Reads a header: whose file it is, and its number.
+/// Reads a header: whose file it is, its number, and its format.
 ///
 /// # Errors
 /// [`StoreError::Damaged`], or [`StoreError::Format`] of another version.
@@ -42,7 +43,7 @@ pub(super) fn decode(
     magic: &[u8; 16],
     file: &str,
     bytes: &[u8],
-) -> Result<(Identity, u64), StoreError> {
+) -> Result<(Identity, u64, u32), StoreError> {
     let damaged = |what| StoreError::damaged(file, 0, what);
     let header = bytes.get(..HEADER).ok_or(damaged("the header is cut"))?;
     if header[..16] != *magic {
@@ -50,7 +51,7 @@ pub(super) fn decode(
     }
     let version = u32::from_le_bytes([header[16], header[17], header[18], header[19]]);
     // No version was ever 0: those are zeros that were never overwritten.
-    if version != VERSION && version != 0 {
+    if version != 0 && !(OLDEST..=VERSION).contains(&version) {
         return Err(StoreError::Format {
             file: file.to_owned(),
             found: version,
@@ -69,7 +70,7 @@ pub(super) fn decode(
         log_id: number(24),
         node: number(32),
     };
-    Ok((identity, number(40)))
+    Ok((identity, number(40), version))
 }
 
 /// Checks that a file is `ours`.

@@ -1,8 +1,10 @@
-//! Snapshot files: header, `crc u32 | term u64 | voters u32, u64 each | state`.
+//! Snapshot files: header, `crc u32 | term u64 | voters u32, u64 each | learners u32, u64 each | state`. Format 1 had no
+//! learners.
 
 use super::disk::Disk;
 use super::header::{self, HEADER, Identity};
 use super::{StoreError, names};
+use crate::members::{Members, ids};
 
 /// Snapshots kept: the newest, and one to fall back to.
 const KEPT: usize = 2;
@@ -12,7 +14,7 @@ const KEPT: usize = 2;
 pub(crate) struct SavedSnapshot {
     pub(crate) index: u64,
     pub(crate) term: u64,
-    pub(crate) voters: Vec<u64>,
+    pub(crate) members: Members,
     pub(crate) state: Vec<u8>,
 }
 
@@ -26,10 +28,7 @@ pub(super) fn save(
     let temporary = names::temporary(&name);
     let mut head = header::encode(header::SNAPSHOT, identity, snapshot.index);
     let mut body = snapshot.term.to_le_bytes().to_vec();
-    body.extend_from_slice(&(snapshot.voters.len() as u32).to_le_bytes()); // a handful
-    for voter in &snapshot.voters {
-        body.extend_from_slice(&voter.to_le_bytes());
-    }
+    body.extend_from_slice(&snapshot.members.encode());
     let crc = checksum(identity, snapshot.index, &[&body, &snapshot.state]);
     head.extend_from_slice(&crc.to_le_bytes());
     head.extend_from_slice(&body);
@@ -85,29 +84,29 @@ fn parse(
     identity: Identity,
     index: u64,
 ) -> Result<SavedSnapshot, StoreError> {
-    let (found, number) = header::decode(header::SNAPSHOT, name, bytes)?;
+    let (found, number, version) = header::decode(header::SNAPSHOT, name, bytes)?;
     header::check(name, found, identity)?;
-    let snapshot = body(&bytes[HEADER..], identity, number).filter(|found| found.index == index);
+    let snapshot = body(&bytes[HEADER..], identity, number, version);
+    let snapshot = snapshot.filter(|found| found.index == index);
     snapshot.ok_or_else(|| StoreError::damaged(name, HEADER, "the checksum is wrong"))
 }
 
-fn body(bytes: &[u8], identity: Identity, index: u64) -> Option<SavedSnapshot> {
+fn body(bytes: &[u8], identity: Identity, index: u64, version: u32) -> Option<SavedSnapshot> {
     let (crc, covered) = bytes.split_first_chunk::<4>()?;
     if checksum(identity, index, &[covered]) != u32::from_le_bytes(*crc) {
         return None;
     }
     let (term, rest) = covered.split_first_chunk::<8>()?;
-    let (count, rest) = rest.split_first_chunk::<4>()?;
-    let (voters, state) = rest.split_at_checked(u32::from_le_bytes(*count) as usize * 8)?;
+    let (members, state) = if version == 1 {
+        let (voters, state) = ids(rest)?;
+        (Members::of(voters), state)
+    } else {
+        Members::decode(rest)?
+    };
     Some(SavedSnapshot {
         index,
         term: u64::from_le_bytes(*term),
-        voters: voters
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|voter| u64::from_le_bytes(*voter))
-            .collect(),
+        members,
         state: state.to_vec(),
     })
 }

@@ -4,6 +4,7 @@ use raft::eraftpb::Entry;
 
 use super::fake::FakeDisk;
 use super::{Recovered, SavedSnapshot, Store, StoreError, Vote, header};
+use crate::members::Members;
 
 fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
     Entry {
@@ -27,7 +28,10 @@ fn snapshot(index: u64) -> SavedSnapshot {
     SavedSnapshot {
         index,
         term: 1,
-        voters: vec![1, 2, 3],
+        members: Members {
+            voters: vec![1, 2, 3],
+            learners: vec![4],
+        },
         state: vec![index as u8; 1500],
     }
 }
@@ -36,8 +40,12 @@ fn open(disk: &FakeDisk) -> Result<(Store, Recovered), StoreError> {
     Store::open(disk.boxed(), 1)
 }
 
+/// Indices of the entries that the snapshot does not cover.
 fn indices(recovered: &Recovered) -> Vec<u64> {
-    recovered.entries.iter().map(|entry| entry.index).collect()
+    let snapshot = recovered.snapshot.as_ref();
+    let covered = snapshot.map_or(0, |snapshot| snapshot.index);
+    let all = recovered.entries.iter().map(|entry| entry.index);
+    all.filter(|index| *index > covered).collect()
 }
 
 fn only_segment(disk: &FakeDisk) -> (String, Vec<u8>) {
@@ -198,7 +206,103 @@ fn snapshots_free_segments_and_votes_outlive_them() {
     let (_, recovered) = open(&disk.after_power_loss(1)).unwrap();
     assert_eq!(recovered.snapshot, Some(snapshot(120)));
     assert_eq!(recovered.vote, vote);
-    assert!(recovered.entries.is_empty());
+    assert!(indices(&recovered).is_empty());
+    // What the older snapshot needs is there anyway, so it is kept for followers that are a little behind.
+    assert!(recovered.entries[0].index <= 101);
+    assert_eq!(recovered.entries.last().unwrap().index, 120);
+}
+
+#[test]
+fn members_and_what_is_committed_outlive_segments() {
+    let disk = FakeDisk::default();
+    let (mut store, _) = open(&disk).unwrap();
+    fill(&mut store, 1..=3, 10);
+    let members = Members {
+        voters: vec![1, 2, 7],
+        learners: vec![9],
+    };
+    store.append_members(3, &members).unwrap();
+    store.committed(3);
+    fill(&mut store, 4..=4, 10);
+    let (_, recovered) = open(&disk.after_power_loss(1)).unwrap();
+    assert_eq!(recovered.commit, 3);
+    for round in 1..=6 {
+        fill(&mut store, round * 20 - 15..=round * 20 + 4, 4000);
+        store.save_snapshot(&snapshot(round * 20)).unwrap();
+    }
+    let names = disk.files();
+    assert!(
+        names
+            .iter()
+            .all(|(name, _)| *name != "log-0000000000000001")
+    );
+    let (_, recovered) = open(&disk.after_power_loss(1)).unwrap();
+    assert_eq!(recovered.members, Some((3, members)));
+    assert_eq!(recovered.commit, 120);
+    // Those of a later snapshot are newer.
+    let newest = recovered.newest_members();
+    assert_eq!(newest, Some((120, snapshot(120).members)));
+}
+
+#[test]
+fn a_commit_index_in_front_of_torn_entries_does_not_pass_the_log() {
+    let disk = FakeDisk::default();
+    let (mut store, _) = open(&disk).unwrap();
+    fill(&mut store, 1..=2, 10);
+    store.committed(9);
+    store.append(&[], Some(Vote { term: 2, vote: 2 })).unwrap();
+    store.sync().unwrap();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.commit, 2);
+}
+
+/// The same file in format 1: another number in the header.
+fn in_format_1(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[16..20].copy_from_slice(&1_u32.to_le_bytes());
+    let crc = crc32fast::hash(&[&bytes[..20], &bytes[24..header::HEADER]].concat());
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_folder_of_format_1_is_read_and_goes_on_in_format_2() {
+    let disk = FakeDisk::default();
+    let (mut store, _) = open(&disk).unwrap();
+    fill(&mut store, 1..=5, 10);
+    let identity = store.wal.identity();
+    let mut files: Vec<_> = disk.files();
+    for (_, bytes) in &mut files {
+        *bytes = in_format_1(std::mem::take(bytes));
+    }
+    // Term, voters and the state, without learners.
+    let mut covered = 1_u64.to_le_bytes().to_vec();
+    covered.extend_from_slice(&1_u32.to_le_bytes());
+    covered.extend_from_slice(&1_u64.to_le_bytes());
+    covered.extend_from_slice(b"state");
+    let checked = [
+        &identity.log_id.to_le_bytes()[..],
+        &3_u64.to_le_bytes(),
+        &covered,
+    ];
+    let mut bytes = in_format_1(header::encode(header::SNAPSHOT, identity, 3));
+    bytes.extend_from_slice(&crc32fast::hash(&checked.concat()).to_le_bytes());
+    bytes.extend_from_slice(&covered);
+    files.push(("snapshot-0000000000000003".to_owned(), bytes));
+    let disk = FakeDisk::with(&files);
+    let (mut store, recovered) = open(&disk).unwrap();
+    let snapshot = recovered.snapshot.as_ref().unwrap();
+    assert_eq!(snapshot.members, Members::of(vec![1]));
+    assert_eq!(snapshot.state, b"state");
+    assert_eq!(indices(&recovered), [4, 5]);
+    assert_eq!(recovered.members, None);
+    // What only format 2 has goes into a file that says so.
+    store.append_members(5, &Members::of(vec![1])).unwrap();
+    fill(&mut store, 6..=6, 10);
+    let formats: Vec<u8> = disk.files().iter().map(|(_, bytes)| bytes[16]).collect();
+    assert_eq!(formats, [1, 2, 1]);
+    let (_, recovered) = open(&disk.after_power_loss(1)).unwrap();
+    assert_eq!(indices(&recovered), [4, 5, 6]);
+    assert_eq!(recovered.members, Some((5, Members::of(vec![1]))));
 }
 
 #[test]

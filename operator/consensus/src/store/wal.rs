@@ -88,7 +88,7 @@ impl Wal {
             .disk
             .read(&name)
             .map_err(StoreError::io(format!("read {name}")))?;
-        let (identity, first) = header::decode(SEGMENT, &name, &bytes)?;
+        let (identity, first, version) = header::decode(SEGMENT, &name, &bytes)?;
         if position == 0 {
             self.identity.log_id = identity.log_id;
             self.next_sequence = first;
@@ -149,7 +149,12 @@ impl Wal {
         self.segments.push(Segment {
             name,
             mark,
-            bytes: bytes.len() as u64,
+            // What an older version cannot read goes into a segment of its own: it then says so by the format.
+            bytes: if version == header::VERSION {
+                bytes.len() as u64
+            } else {
+                self.offset
+            },
         });
         Ok(())
     }

@@ -10,16 +10,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-use super::{Driver, Proposal};
+use super::Driver;
 use crate::chunk::ENTRY_DATA_MAX;
-use crate::core::Core;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::node::Nobody;
+use crate::node::mailbox::Proposal;
 use crate::store::fake::FakeDisk;
 use crate::testing::{Ledger, seeds};
-use crate::{Applied, Committed, Config, ProposeError, StateMachine};
+use crate::{Committed, Config, Observed, ProposeError};
 
-type Observer = Box<dyn FnMut(Applied<u64>)>;
+type Observer = Box<dyn FnMut(Observed<u64>)>;
 type Answer = oneshot::Receiver<Result<Committed<u64>, ProposeError>>;
 
 struct Life {
@@ -32,28 +32,17 @@ impl Life {
     fn begin(disk: &FakeDisk, snapshot_after: u64) -> Option<Self> {
         let mut config = Config::single(PathBuf::from("fake"));
         config.snapshot_after_entries = snapshot_after;
-        let opened = Store::open(disk.boxed(), 1);
-        let opened = opened.inspect_err(|error| assert!(disk.crashed(), "{error:?}"));
-        let (store, recovered) = opened.ok()?;
         let state = Arc::new(RwLock::new(Ledger::default()));
-        let mut applied = (0, 0);
-        if let Some(snapshot) = &recovered.snapshot {
-            state.write().restore(&snapshot.state).unwrap();
-            applied = (snapshot.index, snapshot.term);
-        }
-        let core = Core::new(1, vec![1], recovered, 1).unwrap();
-        let mut driver = Driver::new(
+        let opened = Driver::open(
             config,
-            core,
-            store,
+            disk.boxed(),
             Arc::clone(&state),
             Box::new(|_| {}) as Observer,
-            applied,
-            Arc::new(Metrics::default()),
+            Box::new(Nobody),
+            1,
         );
-        let led = driver.lead();
-        led.inspect_err(|error| assert!(disk.crashed(), "{error:?}"))
-            .ok()?;
+        let opened = opened.inspect_err(|error| assert!(disk.crashed(), "{error:?}"));
+        let driver = opened.ok()?;
         Some(Self { driver, state })
     }
 
