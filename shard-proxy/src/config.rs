@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_telemetry::LogFormat;
 use clap::Parser;
 use shard_proxy_forward::ForwardConfig;
-use shard_proxy_subscribe::{ClientTls, FileTls};
+use shard_proxy_subscribe::{Certificates, ClientTls, FileTls, TokenTls};
 
 /// One shard of the pool: serves the Gateways that the operator places on it.
 #[derive(Debug, Parser)]
@@ -57,6 +58,20 @@ pub(crate) struct Config {
     /// Folder with ca.pem, shard-N.pem and shard-N.key for the delta stream [default: DATA/tls]
     #[arg(long, env = "SHARDWAY_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
+
+    /// Token of the pod's service account, for the audience shardway.dev. With it the shard gets its certificate from the
+    /// operator and renews it; tls-dir is not used
+    #[arg(
+        long,
+        env = "SHARDWAY_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "trust"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Certificates of the CAs that the operator's certificate may be signed by (PEM); with token-file
+    #[arg(long, env = "SHARDWAY_TRUST", value_name = "FILE")]
+    pub(crate) trust: Option<PathBuf>,
 
     /// Open the delta stream without TLS. Only for experiments on a loopback address
     #[arg(long, env = "SHARDWAY_INSECURE_STREAM", default_value_t = false)]
@@ -173,10 +188,23 @@ impl Config {
         }
     }
 
-    /// Files for the delta stream's TLS.
+    /// Folder for what this shard keeps.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.data.join(format!("shard-{}", self.id))
+    }
+
+    /// What protects the delta stream.
     pub(crate) fn tls(&self) -> Option<ClientTls> {
         if self.insecure_stream {
             return None;
+        }
+        if let (Some(token), Some(trust)) = (&self.token_file, &self.trust) {
+            let certificates = Certificates::open(TokenTls {
+                token: token.clone(),
+                trust: trust.clone(),
+                folder: self.folder(),
+            });
+            return Some(ClientTls::Token(Arc::new(certificates)));
         }
         let folder = self
             .tls_dir

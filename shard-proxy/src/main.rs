@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use api_telemetry::Chain;
 use shard_proxy_forward::{DataPlane, ForwardConfig};
-use shard_proxy_subscribe::{ClientConfig, Disk, Shard, ShardStatus};
+use shard_proxy_subscribe::{ClientConfig, ClientTls, Disk, Shard, ShardStatus};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -42,7 +42,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let connections_max = files::prepare(config.connections_max);
-    let folder = config.data.join(format!("shard-{}", config.id));
+    let folder = config.folder();
     let forward = ForwardConfig {
         connections_max,
         ..config.forward()
@@ -85,6 +85,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Arc::new(table_metrics),
         telemetry.metrics(),
     ];
+    let tls = config.tls();
+    if let Some(ClientTls::Token(certificates)) = &tls {
+        sources.push(Arc::clone(certificates) as _);
+    }
     sources.extend(writer.as_ref().map(|writer| writer.metrics()));
     telemetry.export_metrics(sources.clone());
     let draining = Arc::new(AtomicBool::new(false));
@@ -113,7 +117,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         shard: config.id,
         operators: config.operator.clone(),
         admin: admin_bound,
-        tls: config.tls(),
+        tls,
     };
     let control = api_telemetry::task::spawn(
         "delta stream",

@@ -1,12 +1,15 @@
 //! Keeps a stream to an operator open.
 
+mod certificates;
 mod connect;
+mod held;
 mod operators;
 mod tls;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use crate::shard::{Outcome, Shard, ShardStatus};
 use connect::{StreamError, TlsTo, connect};
 use operators::Operators;
 
+pub use certificates::{Certificates, TokenTls};
 pub use tls::FileTls;
 
 /// First pause after a stream broke; it doubles up to [`PAUSE_MAX`] and is cut by up to a half at random.
@@ -60,6 +64,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 pub enum ClientTls {
     /// Files that somebody else writes.
     Files(FileTls),
+    /// A certificate that the shard gets from the operator, and renews.
+    Token(Arc<Certificates>),
 }
 
 /// How operators are reached.
@@ -83,7 +89,7 @@ pub async fn run<P: Plane>(
     config: ClientConfig,
     shard: Shard<P>,
     writer: Option<Writer>,
-    plane: std::sync::Arc<P>,
+    plane: Arc<P>,
     status: watch::Sender<ShardStatus>,
     connected: watch::Sender<bool>,
 ) {
@@ -95,6 +101,10 @@ pub async fn run<P: Plane>(
         lost: VecDeque::new(),
         synced: false,
     };
+    if let Some(ClientTls::Token(certificates)) = &config.tls {
+        let renewals = Arc::clone(certificates).run(config.operators.clone(), config.shard);
+        api_telemetry::task::spawn("certificate", renewals);
+    }
     follow_all(config, client, connected, PATIENCE).await;
 }
 
@@ -122,6 +132,12 @@ async fn follow_all<P: Plane>(
             }
             Err(error) => (None, error),
         };
+        if let (Some(ClientTls::Token(certificates)), StreamError::Status(status)) =
+            (&config.tls, &error)
+            && status.code() == tonic::Code::PermissionDenied
+        {
+            certificates.doubt();
+        }
         let lost = connected.send_replace(false);
         let operator_shown = operator.map(tracing::field::display);
         if lost && !matches!(error, StreamError::Lagging(_)) {
@@ -159,7 +175,7 @@ async fn follow_all<P: Plane>(
 struct Client<P: Plane> {
     shard: Shard<P>,
     writer: Option<Writer>,
-    plane: std::sync::Arc<P>,
+    plane: Arc<P>,
     status: watch::Sender<ShardStatus>,
     /// What the copy on disk has lost and was not asked for yet.
     lost: VecDeque<Option<api::GatewayKey>>,
@@ -177,7 +193,7 @@ impl<P: Plane> Client<P> {
         patience: Option<Duration>,
         connected: &watch::Sender<bool>,
     ) -> Result<(), StreamError> {
-        let connection = connect(operator, tls_to(config)?).await?;
+        let connection = connect(operator, tls_to(config).await?).await?;
         let mut client = DeliveryClient::new(connection.channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -296,10 +312,11 @@ impl<P: Plane> Client<P> {
 }
 
 /// What the next connection needs; none for clear text.
-fn tls_to(config: &ClientConfig) -> Result<Option<TlsTo>, StreamError> {
+async fn tls_to(config: &ClientConfig) -> Result<Option<TlsTo>, StreamError> {
     let tls = match &config.tls {
         None => return Ok(None),
         Some(ClientTls::Files(files)) => files.load()?,
+        Some(ClientTls::Token(certificates)) => certificates.tls().await?,
     };
     Ok(Some(TlsTo {
         config: tls,

@@ -12,7 +12,7 @@
 //! - Revisions compare within one history; what is held of another serves until something is sent.
 //! - The file holds what was activated, never what was merely prepared; it is written behind, never waited for. What it
 //!   has lost is asked for anew.
-//! - Without an operator everything goes on as it is.
+//! - Without an operator everything goes on as it is, whatever has become of the shard's certificate meanwhile.
 //!
 //! It deliberately does not know: HTTP, TLS to clients, how a Gateway is served (see [`Plane`]).
 
@@ -26,7 +26,7 @@ use api::{BackendKey, CertificateKey, GatewayKey};
 use api_snapshot::facts::{Backend, Binding, Certificate};
 use shard_proxy_table::SubTable;
 
-pub use client::{ClientConfig, ClientTls, FileTls, run};
+pub use client::{Certificates, ClientConfig, ClientTls, FileTls, TokenTls, run};
 pub use disk::{Disk, DiskError, Writer};
 pub use shard::{ServedGateways, Shard, ShardStatus};
 

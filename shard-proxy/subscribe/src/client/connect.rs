@@ -30,6 +30,12 @@ pub(super) enum StreamError {
     Pem { what: &'static str, path: PathBuf },
     #[error("use certificate for the delta stream")]
     Tls(#[from] rustls::Error),
+    #[error("make key for the delta stream")]
+    Key(#[from] rcgen::Error),
+    #[error("read certificate for this shard")]
+    Certificate,
+    #[error("this shard has no certificate yet")]
+    NoCertificate,
     #[error("operator's name in its certificate")]
     Name(#[from] InvalidDnsNameError),
     #[error("resolve operator's name {operator}")]
@@ -50,7 +56,7 @@ pub(super) enum StreamError {
     Status(#[from] tonic::Status),
     #[error("delta stream ended")]
     Ended,
-    #[error("operator did not send all within {0:?}; another one is asked")]
+    #[error("operator did not answer or send all within {0:?}; another one is asked")]
     Lagging(Duration),
 }
 
