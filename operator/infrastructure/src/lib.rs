@@ -1,0 +1,1 @@
+//! Services and EndpointSlices of Gateways, and the shards.
