@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{build, build_as, root, setup, target};
+use crate::{absolute_target, build, build_as, root, setup};
 
 /// What the node of a cluster is made of beside Kubernetes itself, with a file of each.
 const NODE_PACKAGES: &[(&str, &str)] = &[
@@ -111,5 +111,5 @@ fn programs(arguments: &mut Vec<OsString>) -> Result<PathBuf, String> {
 }
 
 fn home() -> PathBuf {
-    target().join("cluster")
+    absolute_target().join("cluster")
 }

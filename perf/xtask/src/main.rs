@@ -30,7 +30,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Everything that CI runs: format, lints, unit tests, tests with real processes
+    /// Everything that CI runs: format, lints, unit tests, tests with real processes; as root, tests in a cluster too
     Test,
     /// The inner loop: format, lints, unit tests
     Check,
@@ -187,13 +187,7 @@ fn build_as(packages: &[&str], profile: &str) -> Result<PathBuf, String> {
         cargo.args(["--package", package]);
     }
     run(cargo)?;
-    let target = target();
-    let target = if target.is_absolute() {
-        target
-    } else {
-        root().join(target)
-    };
-    Ok(target.join(profile))
+    Ok(absolute_target().join(profile))
 }
 
 /// The checkout.
@@ -208,6 +202,16 @@ fn root() -> PathBuf {
 /// Where cargo puts what it builds.
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// [`target`], from wherever it is looked at.
+fn absolute_target() -> PathBuf {
+    let target = target();
+    if target.is_absolute() {
+        target
+    } else {
+        root().join(target)
+    }
 }
 
 fn cargo() -> Command {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{cargo, root, run, setup, target};
+use crate::{absolute_target, cargo, cluster, root, run, setup};
 
 /// All that CI runs.
 pub(crate) fn all() -> Result<(), String> {
@@ -17,6 +17,7 @@ pub(crate) fn all() -> Result<(), String> {
     })?;
     stage("programs", programs)?;
     stage("real processes", || tests(&["--package", "perf-e2e"]))?;
+    in_a_cluster()?;
     println!("xtask: test took {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -90,6 +91,62 @@ fn tests(which: &[&str]) -> Result<(), String> {
     run(command)
 }
 
+/// Tests with a real Kubernetes, then faults under traffic.
+fn in_a_cluster() -> Result<(), String> {
+    if !setup::is_root() {
+        println!(
+            "xtask: skipped: tests in a cluster need root, for namespaces, mounts and cgroups"
+        );
+        return Ok(());
+    }
+    stage("cluster set-up", || {
+        cluster::node()?;
+        // Built first, so that its time is told apart: from cold it takes minutes.
+        shardway_cluster(&["up"])
+    })?;
+    stage("faults in a cluster", || {
+        let done = FAULTS.iter().try_for_each(|name| fault(name));
+        // Whatever came of it.
+        shardway_cluster(&["down"]).and(done)
+    })?;
+    stage("tests in a cluster", || {
+        let mut command = cargo();
+        command
+            .args(["test", "--locked", "--package", "perf-cluster"])
+            // One cluster at a time: two processors are soon busy.
+            .args(["--test", "*", "--", "--test-threads=1"])
+            .env("SHARDWAY_BIN_DIR", bin())
+            .env("SHARDWAY_CLUSTER", "1");
+        run(command)
+    })
+}
+
+/// Those of `cargo xtask fault` that are part of the tests.
+const FAULTS: &[&str] = &["operator-leader-killed", "shard-pod-deleted"];
+
+/// One fault, with the programs that the tests are built with.
+fn fault(name: &str) -> Result<(), String> {
+    let mut command = Command::new(bin().join("shardway-fault"));
+    command
+        .args([name, "--name", CLUSTER, "--home"])
+        .arg(absolute_target().join("cluster"))
+        .arg("--root")
+        .arg(root());
+    run(command)
+}
+
+/// Name of the cluster that faults happen in.
+const CLUSTER: &str = "test";
+
+fn shardway_cluster(arguments: &[&str]) -> Result<(), String> {
+    let mut command = Command::new(bin().join("shardway-cluster"));
+    command
+        .args(["--name", CLUSTER, "--home"])
+        .arg(absolute_target().join("cluster"))
+        .args(arguments);
+    run(command)
+}
+
 /// The programs that the tests drive, as the tests are built.
 fn programs() -> Result<(), String> {
     let mut command = cargo();
@@ -98,12 +155,7 @@ fn programs() -> Result<(), String> {
 }
 
 fn bin() -> PathBuf {
-    let target = target();
-    if target.is_absolute() {
-        target.join("debug")
-    } else {
-        root().join(target).join("debug")
-    }
+    absolute_target().join("debug")
 }
 
 fn stage(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
