@@ -195,6 +195,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         unavailable: std::collections::BTreeMap::new(),
         refused: std::collections::BTreeMap::new(),
         kept: kept::Kept::default(),
+        moving: pipeline::Moving::by_addresses(),
         blocked: None,
         astray: false,
         gateways_changed: false,

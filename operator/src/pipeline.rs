@@ -2,6 +2,7 @@
 
 mod begin;
 mod leading;
+mod moves;
 mod ports;
 mod propose;
 mod reconcile;
@@ -34,6 +35,7 @@ use crate::retire::Retiring;
 use crate::source::Source;
 use crate::view::Published;
 
+pub(crate) use moves::Moving;
 pub(crate) use ports::Unavailable;
 pub(crate) use propose::Blocked;
 
@@ -62,6 +64,8 @@ pub(crate) struct Pipeline {
     pub(crate) refused: BTreeMap<GatewayKey, BTreeMap<u16, PlanError>>,
     /// What is committed of objects that cannot be read since this process started.
     pub(crate) kept: Kept,
+    /// Gateways that move because the pool has changed.
+    pub(crate) moving: Moving,
     /// Why the last proposal is not committed yet, and whose it is.
     pub(crate) blocked: Option<Blocked>,
     /// What is committed is not what this process took it for.
@@ -128,6 +132,7 @@ impl Pipeline {
             self.take_over()?;
             self.reconcile(Instant::now()).await;
         }
+        self.move_on().await;
         Ok(())
     }
 

@@ -156,15 +156,46 @@ impl std::fmt::Debug for Certificate {
     }
 }
 
-/// The shards that serve a Gateway, in ascending order.
+/// The shards that serve a Gateway, each list in ascending order and none in two of them.
+///
+/// A move is three steps, each committed: those that are to come join and get everything; once they serve, they take the
+/// place of those that leave; once nobody is led to these any more, they are let go.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Placement {
-    /// Never empty.
+    /// Where its clients are led to. Never empty.
     #[n(0)]
     pub shards: Vec<ShardId>,
     /// Address that the Gateway was given from the operator's range. It stays the Gateway's while no port is bound.
     #[n(1)]
     pub address: Option<IpAddr>,
+    /// They hold it as well, and clients are not led to them yet.
+    #[cbor(n(2), skip_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub joining: Vec<ShardId>,
+    /// They hold it still; clients are led to them no more.
+    #[cbor(n(3), skip_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<ShardId>,
+}
+
+impl Placement {
+    /// On these shards, with no move under way.
+    pub fn new(shards: Vec<ShardId>, address: Option<IpAddr>) -> Self {
+        Self {
+            shards,
+            address,
+            joining: Vec::new(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// All shards that hold the Gateway, ascending.
+    pub fn everywhere(&self) -> Vec<ShardId> {
+        let all = self.shards.iter().chain(&self.joining).chain(&self.leaving);
+        let mut all: Vec<ShardId> = all.copied().collect();
+        all.sort_unstable();
+        all
+    }
 }
 
 /// Where one port of a Gateway is bound on its shards.
@@ -199,6 +230,37 @@ mod tests {
         ready: bool,
         #[n(3)]
         zone: Option<String>,
+    }
+
+    /// A placement as versions before moves had it.
+    #[derive(Debug, PartialEq, Encode, Decode)]
+    struct PlacementBefore {
+        #[n(0)]
+        shards: Vec<ShardId>,
+        #[n(1)]
+        address: Option<IpAddr>,
+    }
+
+    #[test]
+    fn old_and_new_versions_read_the_placements_of_each_other() {
+        let shards = vec![ShardId(0), ShardId(2)];
+        let before = PlacementBefore {
+            shards: shards.clone(),
+            address: None,
+        };
+        let plain = Placement::new(shards, None);
+        let bytes = minicbor::to_vec(&plain).unwrap();
+        assert_eq!(bytes, minicbor::to_vec(&before).unwrap());
+        for (joining, leaving) in [(vec![1], vec![]), (vec![], vec![1, 3])] {
+            let full = Placement {
+                joining: joining.into_iter().map(ShardId).collect(),
+                leaving: leaving.into_iter().map(ShardId).collect(),
+                ..plain.clone()
+            };
+            let bytes = minicbor::to_vec(&full).unwrap();
+            assert_eq!(minicbor::decode::<Placement>(&bytes).unwrap(), full);
+            assert_eq!(minicbor::decode::<PlacementBefore>(&bytes).unwrap(), before);
+        }
     }
 
     #[test]

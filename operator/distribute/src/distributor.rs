@@ -81,21 +81,24 @@ pub fn start(
         Arc::clone(views),
         Arc::clone(metrics),
     );
-    let lead = Lead::new(
-        config.prepare_deadline,
-        snapshot,
-        reports,
-        Arc::clone(metrics),
-        CLOCK_BEGINS,
-    );
-    let task = Task {
-        started: Instant::now(),
-        streams,
-        lead,
-        activate,
-        metrics: Arc::clone(metrics),
-    };
-    api_telemetry::task::spawn("distributor", task.run(receiver));
+    let metrics = Arc::clone(metrics);
+    api_telemetry::task::spawn("distributor", async move {
+        let lead = Lead::new(
+            config.prepare_deadline,
+            snapshot,
+            reports,
+            Arc::clone(&metrics),
+            CLOCK_BEGINS,
+        );
+        let task = Task {
+            started: Instant::now(),
+            streams,
+            lead: lead.await,
+            activate,
+            metrics,
+        };
+        task.run(receiver).await;
+    });
     distributor
 }
 

@@ -63,7 +63,7 @@ pub enum RolloutReport {
         revision: Revision,
         /// Shards that acknowledged.
         acknowledged: usize,
-        /// Shards of the Gateway.
+        /// Shards of the Gateway; those that join or leave do not count.
         total: usize,
         /// Since its cause was seen, until all that were live then served it.
         took: Duration,
@@ -96,6 +96,15 @@ pub enum RolloutReport {
         /// Shards of the Gateway.
         total: usize,
     },
+    /// Which shards serve what is active of a Gateway that moves; said at each change.
+    Moving {
+        /// Which Gateway.
+        gateway: GatewayKey,
+        /// Where its placement, of which this is said, was committed or read.
+        placed: Revision,
+        /// The shards; all that hold it while nothing is active.
+        serving: Vec<ShardId>,
+    },
     /// A rollout went on without a shard.
     Fenced {
         /// Which shard.
@@ -105,8 +114,17 @@ pub enum RolloutReport {
     },
 }
 
+/// Where a Gateway is from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Shards that its clients are led to.
+    pub shards: Vec<ShardId>,
+    /// Those, and shards that join and leave: all hold it. Ascending.
+    pub everywhere: Vec<ShardId>,
+}
+
 /// Changes of placement among operations on facts: the Gateway, and its shards from now on.
-pub(crate) fn placements(ops: &[Op]) -> impl Iterator<Item = (GatewayKey, Vec<ShardId>)> {
+pub(crate) fn placements(ops: &[Op]) -> impl Iterator<Item = (GatewayKey, Placed)> {
     ops.iter()
         .filter_map(|op| Some((placed(&op.key)?, shards_in(op.value.as_deref()))))
 }
@@ -114,7 +132,7 @@ pub(crate) fn placements(ops: &[Op]) -> impl Iterator<Item = (GatewayKey, Vec<Sh
 /// All placements there are. Cost: O(facts).
 pub(crate) fn all_placements(
     snapshot: &RoutingSnapshot,
-) -> impl Iterator<Item = (GatewayKey, Vec<ShardId>)> {
+) -> impl Iterator<Item = (GatewayKey, Placed)> {
     snapshot
         .facts()
         .iter()
@@ -128,9 +146,12 @@ fn placed(key: &[u8]) -> Option<GatewayKey> {
     }
 }
 
-fn shards_in(value: Option<&[u8]>) -> Vec<ShardId> {
+fn shards_in(value: Option<&[u8]>) -> Placed {
     match value.map(|value| decode("placement", value)) {
-        Some(Ok(Fact::Placement(placement))) => placement.shards,
-        _ => Vec::new(),
+        Some(Ok(Fact::Placement(placement))) => Placed {
+            everywhere: placement.everywhere(),
+            shards: placement.shards,
+        },
+        _ => Placed::default(),
     }
 }

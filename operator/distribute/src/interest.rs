@@ -51,8 +51,8 @@ impl Interest {
         for (gateway, chain) in snapshot.gateways() {
             interest.restore(gateway, chain);
         }
-        for (gateway, shards) in all_placements(snapshot) {
-            interest.placed(&gateway, shards);
+        for (gateway, placed) in all_placements(snapshot) {
+            interest.placed(&gateway, placed.everywhere);
         }
         interest
     }
@@ -84,7 +84,7 @@ impl Interest {
         }
     }
 
-    /// Shards that a Gateway is placed on.
+    /// Shards that hold a Gateway; those that join and leave are among them.
     pub(crate) fn shards_of(&self, gateway: &GatewayKey) -> &[ShardId] {
         self.gateways
             .get(gateway)

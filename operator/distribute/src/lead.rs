@@ -31,7 +31,7 @@ pub(crate) struct Lead {
 
 impl Lead {
     /// Begins with what was committed before.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         deadline: Duration,
         snapshot: Arc<RwLock<RoutingSnapshot>>,
         reports: mpsc::Sender<RolloutReport>,
@@ -47,11 +47,16 @@ impl Lead {
             reports,
             metrics,
         };
-        lead.restore(now);
+        lead.restore(now).await;
         lead
     }
 
-    fn restore(&mut self, now: Duration) {
+    async fn restore(&mut self, now: Duration) {
+        let actions = self.read(now);
+        self.act(actions).await;
+    }
+
+    fn read(&mut self, now: Duration) -> Vec<Action> {
         self.rollout = Rollout::new(self.deadline, now);
         let snapshot = self.snapshot.read();
         self.restored = snapshot.revision();
@@ -64,9 +69,12 @@ impl Lead {
                     .committed(gateway, pending.revision, seen, &pending.traceparent, now);
             }
         }
-        for (gateway, shards) in all_placements(&snapshot) {
-            self.rollout.placed(&gateway, shards, now);
-        }
+        let placements = all_placements(&snapshot);
+        placements
+            .flat_map(|(gateway, placed)| {
+                self.rollout.placed(&gateway, &placed, self.restored, now)
+            })
+            .collect()
     }
 
     /// Takes an entry.
@@ -81,8 +89,8 @@ impl Lead {
                 gateways,
                 origin,
             } => {
-                for (gateway, shards) in placements(&facts.ops) {
-                    actions.extend(self.rollout.placed(&gateway, shards, now));
+                for (gateway, placed) in placements(&facts.ops) {
+                    actions.extend(self.rollout.placed(&gateway, &placed, event.index, now));
                 }
                 let seen = seen_at(origin.seen_at_us, now);
                 for delta in gateways {
@@ -113,7 +121,7 @@ impl Lead {
     pub(crate) async fn event(&mut self, event: Event, now: Duration) {
         let actions = match event {
             Event::Restarted => {
-                self.restore(now);
+                self.restore(now).await;
                 Vec::new()
             }
             Event::Connected(shard) => {
@@ -231,6 +239,15 @@ impl Lead {
                         total,
                     }
                 }
+                Action::Moving {
+                    gateway,
+                    placed,
+                    serving,
+                } => RolloutReport::Moving {
+                    gateway,
+                    placed,
+                    serving,
+                },
                 Action::Fenced(shard, gateway) => {
                     tracing::warn!(%shard, %gateway, "shard does not answer; the rollout goes on without it");
                     RolloutReport::Fenced { shard, gateway }

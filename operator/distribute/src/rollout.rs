@@ -16,6 +16,7 @@
 //!
 //! Fencing takes a silent shard out of a rollout, never out of service here: at most half of a Gateway's shards, a
 //! quarter of the pool (one at least), never the last. A fenced shard that answers for what is active is back.
+//! While a Gateway moves, shards that join and leave are waited for as the others are; they do not count among its shards.
 //! For [`RECONNECT_WITHIN`] after the start, shards that were not seen yet count as live: the first one to come does not
 //! decide alone.
 
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use api::{GatewayKey, Revision, ShardId};
 
+use crate::event::Placed;
 use progress::{Change, Progress};
 
 /// Time for the shards to come back after the start; theirs to reconnect is at most a second.
@@ -47,7 +49,7 @@ pub enum Action {
         revision: Revision,
         /// Shards that acknowledged.
         acknowledged: usize,
-        /// Shards of the Gateway.
+        /// Shards of the Gateway; those that join or leave do not count.
         total: usize,
         /// Since its cause was seen, until all that were live then served it.
         took: Duration,
@@ -65,6 +67,15 @@ pub enum Action {
         prepared: usize,
         /// Shards of the Gateway.
         total: usize,
+    },
+    /// Which shards serve what is active of a Gateway that moves; said at each change.
+    Moving {
+        /// Which Gateway.
+        gateway: GatewayKey,
+        /// Where its placement was committed or read.
+        placed: Revision,
+        /// The shards; all that hold it while nothing is active.
+        serving: Vec<ShardId>,
     },
     /// The rollout went on without a shard.
     Fenced(ShardId, GatewayKey),
@@ -118,19 +129,19 @@ impl Rollout {
         Some(&change.traceparent)
     }
 
-    /// A Gateway is on these shards from now on.
+    /// A Gateway is on these shards from now on, as was committed or read at this revision.
     pub fn placed(
         &mut self,
         gateway: &GatewayKey,
-        shards: impl IntoIterator<Item = ShardId>,
+        placed: &Placed,
+        at: Revision,
         now: Duration,
     ) -> Vec<Action> {
-        let shards: BTreeSet<ShardId> = shards.into_iter().collect();
-        if shards.is_empty() && !self.gateways.contains_key(gateway) {
+        if placed.everywhere.is_empty() && !self.gateways.contains_key(gateway) {
             return Vec::new();
         }
         let progress = self.gateways.entry(gateway.clone()).or_default();
-        progress.placed(shards);
+        progress.placed(placed, at);
         if progress.is_empty() {
             self.gateways.remove(gateway);
             self.open.remove(gateway);
@@ -182,20 +193,22 @@ impl Rollout {
         }
         let (took, changes) = progress.settle(revision, now);
         progress.end();
-        let total = progress.shards.len();
+        let total = progress.led_to.len();
+        let moving = progress.moving(gateway);
         // The shards stay known while the placement stands: a Gateway of that name may come back to them.
         if progress.is_empty() {
             self.gateways.remove(gateway);
         }
         self.note(gateway);
-        vec![Action::Propagated {
+        let gone = Action::Propagated {
             gateway: gateway.clone(),
             revision,
             acknowledged: 0,
             total,
             took,
             changes,
-        }]
+        };
+        [gone].into_iter().chain(moving).collect()
     }
 
     /// A shard's stream is up. It says what it has prepared and serves by the usual events.
@@ -331,6 +344,8 @@ impl Rollout {
                 actions.extend(progress.propagate(gateway, &waited_for, now, deadline));
             }
         }
+        let progress = self.gateways.get_mut(gateway);
+        actions.extend(progress.and_then(|progress| progress.moving(gateway)));
         self.note(gateway);
         actions
     }

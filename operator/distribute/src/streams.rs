@@ -129,7 +129,8 @@ impl Streams {
             gained.extend(more);
             lost.extend(less);
         }
-        for (gateway, shards) in placements(ops) {
+        for (gateway, placed) in placements(ops) {
+            let shards = placed.everywhere;
             let old = self.interest.shards_of(&gateway).to_vec();
             for left in old.iter().filter(|shard| !shards.contains(shard)) {
                 self.owed.forget(*left, &gateway);

@@ -1,6 +1,8 @@
 //! Keeps what is allocated and plans what is not.
 
+mod moving;
 mod occupancy;
+mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,11 +12,9 @@ use api_snapshot::facts::{Binding, Placement};
 use api_snapshot::{DecodeError, EntrySet, Fact, FactKey, view};
 
 use crate::address::AddressRange;
+pub use crate::allocator::moving::Moved;
 use crate::allocator::occupancy::Occupancy;
-use crate::rendezvous::{port_seed, shards_of};
 
-/// Target ports: below the ephemeral range, above the privileged one.
-const TARGET_PORTS: std::ops::RangeInclusive<u16> = 2000..=32767;
 /// Target ports that a Gateway avoids, at most; the oldest is tried again.
 const AVOIDED_MAX: usize = 64;
 
@@ -112,13 +112,18 @@ pub struct Allocator {
 /// What one Gateway holds.
 #[derive(Debug, Default, Clone)]
 struct Held {
+    /// As in [`Placement`].
     shards: Vec<ShardId>,
+    joining: Vec<ShardId>,
+    leaving: Vec<ShardId>,
+    /// Where a move that is under way leads.
+    to: Vec<ShardId>,
     /// Given from the range.
     address: Option<IpAddr>,
+    /// Their target ports are taken on all shards that hold the Gateway.
     bindings: BTreeMap<u16, Binding>,
-    /// Bindings that it needs no more, with their shards. They are taken until [`Allocator::freed`]: shards may still
-    /// serve by them.
-    leaving: BTreeMap<u16, (Vec<ShardId>, Binding)>,
+    /// Bindings that it needs no more. They are taken until [`Allocator::freed`]: shards may still serve by them.
+    retired: BTreeMap<u16, Binding>,
     /// Target ports that a shard could not bind, oldest first.
     avoided: Vec<u16>,
     /// Nobody wants the Gateway any more.
@@ -154,6 +159,8 @@ impl Allocator {
                 (FactKey::Placement(gateway), Fact::Placement(placement)) => {
                     let held = all.entry(gateway).or_default();
                     held.shards = placement.shards;
+                    held.joining = placement.joining;
+                    held.leaving = placement.leaving;
                     held.address = placement.address;
                 }
                 (FactKey::Binding(gateway, port), Fact::Binding(binding)) => {
@@ -167,53 +174,53 @@ impl Allocator {
             if let Some(address) = held.address {
                 self.taken.give(address, &gateway);
             }
-            for binding in held.bindings.values() {
-                self.taken.bind(&gateway, &held.shards, binding);
-            }
+            self.taken.hold(&gateway, &held);
             self.gateways.insert(gateway, held);
         }
         Ok(())
     }
 
-    /// Plans a Gateway and keeps the plan. Cost: O(ports) look-ups; finding a new address goes on where the last
-    /// search ended.
+    /// Plans a Gateway and keeps the plan. It stays on the shards that it is on; see [`Allocator::resize`]. Cost: O(ports)
+    /// look-ups; finding a new address goes on where the last search ended.
     pub fn plan(&mut self, gateway: &GatewayKey, request: &Request) -> Plan {
-        let before = self.gateways.remove(gateway).unwrap_or_default();
-        for binding in before.bindings.values() {
-            self.taken.unbind(&before.shards, binding);
+        let mut held = self.gateways.remove(gateway).unwrap_or_default();
+        held.released = false;
+        if held.shards.is_empty() {
+            held.shards = self.chosen(gateway, &held);
         }
-        let mut held = Held {
-            shards: shards_of(gateway, self.pool, self.shards_per_gateway),
-            address: before.address,
-            leaving: before.leaving,
-            avoided: before.avoided,
-            ..Held::default()
-        };
+        let everywhere = held.everywhere();
+        let before = std::mem::take(&mut held.bindings);
+        for binding in before.values() {
+            self.taken.unbind(&everywhere, binding);
+        }
         let mut refused = BTreeMap::new();
         match self.addresses_for(gateway, &mut held.address, request) {
             Ok(addresses) => {
-                for port in &request.ports {
-                    let left = held.leaving.remove(port);
-                    if let Some((shards, binding)) = &left {
-                        self.taken.unbind(shards, binding);
+                // What has a target port keeps it: no new one may take it.
+                let has_one =
+                    |port: &u16| before.contains_key(port) || held.retired.contains_key(port);
+                let (old, new): (Vec<u16>, Vec<u16>) =
+                    request.ports.iter().partition(|p| has_one(p));
+                for port in old.iter().chain(&new) {
+                    let left = held.retired.remove(port);
+                    if let Some(binding) = &left {
+                        self.taken.unbind(&everywhere, binding);
                     }
-                    let old = before.bindings.get(port).or(left.as_ref().map(|(_, b)| b));
+                    let old = before.get(port).or(left.as_ref());
                     match self.bind(gateway, *port, &addresses, &held, old, request) {
                         Ok(binding) => {
-                            let mut had = before.bindings.get(port).into_iter();
-                            let mut left = left.iter().map(|(_, binding)| binding);
-                            let is_elsewhere = |old: &Binding| {
+                            let had = before.get(port).into_iter().chain(&left);
+                            self.has_moved |= had.into_iter().any(|old| {
                                 old.addresses != binding.addresses
                                     || old.public_port != binding.public_port
-                            };
-                            self.has_moved |= had.any(is_elsewhere) || left.any(is_elsewhere);
-                            self.taken.bind(gateway, &held.shards, &binding);
+                            });
+                            self.taken.bind(gateway, &everywhere, &binding);
                             held.bindings.insert(*port, binding);
                         }
                         Err(error) => {
-                            if let Some((shards, binding)) = left {
-                                self.taken.bind(gateway, &shards, &binding);
-                                held.leaving.insert(*port, (shards, binding));
+                            if let Some(binding) = left {
+                                self.taken.bind(gateway, &everywhere, &binding);
+                                held.retired.insert(*port, binding);
                             }
                             refused.insert(*port, error);
                         }
@@ -224,17 +231,14 @@ impl Allocator {
                 refused.extend(request.ports.iter().map(|port| (*port, error.clone())));
             }
         }
-        for (port, binding) in before.bindings {
+        for (port, binding) in before {
             if !held.bindings.contains_key(&port) {
-                self.taken.bind(gateway, &before.shards, &binding);
-                held.leaving.insert(port, (before.shards.clone(), binding));
+                self.taken.bind(gateway, &everywhere, &binding);
+                held.retired.insert(port, binding);
             }
         }
         let plan = Plan {
-            placement: Placement {
-                shards: held.shards.clone(),
-                address: held.address,
-            },
+            placement: held.placement(),
             bindings: held.bindings.clone(),
             refused,
         };
@@ -254,29 +258,26 @@ impl Allocator {
             return;
         };
         held.released = true;
-        for (port, binding) in std::mem::take(&mut held.bindings) {
-            held.leaving.insert(port, (held.shards.clone(), binding));
-        }
+        held.retired.append(&mut held.bindings);
         self.forget_released(gateway);
     }
 
     /// No shard serves by a binding any more: its address and ports may go to others. Returns whether that freed
     /// anything.
     pub fn freed(&mut self, gateway: &GatewayKey, port: u16) -> bool {
-        let left = self
-            .gateways
-            .get_mut(gateway)
-            .and_then(|held| held.leaving.remove(&port));
-        let Some((shards, binding)) = left else {
+        let Some(held) = self.gateways.get_mut(gateway) else {
             return false;
         };
-        self.taken.unbind(&shards, &binding);
+        let Some(binding) = held.retired.remove(&port) else {
+            return false;
+        };
+        self.taken.unbind(&held.everywhere(), &binding);
         self.forget_released(gateway);
         true
     }
 
     fn forget_released(&mut self, gateway: &GatewayKey) {
-        let over = |held: &Held| held.released && held.leaving.is_empty();
+        let over = |held: &Held| held.released && held.retired.is_empty();
         if self.gateways.get(gateway).is_some_and(over)
             && let Some(address) = self.gateways.remove(gateway).and_then(|held| held.address)
         {
@@ -309,126 +310,45 @@ impl Allocator {
         self.wanted(gateway).map(|held| &held.bindings)
     }
 
-    /// Shards that a Gateway is placed on.
+    /// Shards that a Gateway's clients are led to.
     pub fn shards(&self, gateway: &GatewayKey) -> Option<&[ShardId]> {
         self.wanted(gateway).map(|held| held.shards.as_slice())
+    }
+
+    /// Where a Gateway is, and where it moves.
+    pub fn placement(&self, gateway: &GatewayKey) -> Option<Placement> {
+        self.wanted(gateway).map(Held::placement)
+    }
+
+    /// Whether anything of a Gateway is held, wanted or not.
+    pub fn holds(&self, gateway: &GatewayKey) -> bool {
+        self.gateways.contains_key(gateway)
+    }
+
+    /// The highest shard that holds a Gateway: the pool may not lose it yet. Cost: O(Gateways).
+    pub fn highest_shard(&self) -> Option<ShardId> {
+        let all = self.gateways.values();
+        all.flat_map(|held| held.everywhere()).max()
     }
 
     fn wanted(&self, gateway: &GatewayKey) -> Option<&Held> {
         self.gateways.get(gateway).filter(|held| !held.released)
     }
+}
 
-    /// Addresses of a Gateway; `given` is the one that it has from the range, which it keeps.
-    fn addresses_for(
-        &mut self,
-        gateway: &GatewayKey,
-        given: &mut Option<IpAddr>,
-        request: &Request,
-    ) -> Result<Vec<IpAddr>, PlanError> {
-        let Rules::Addresses { range, .. } = self.rules else {
-            if let Some(address) = given.take() {
-                self.taken.take_back(address, None);
-            }
-            return Ok(Vec::new());
-        };
-        match &request.address {
-            WantedAddress::Static(addresses) => {
-                if let Some(address) = given.take_if(|given| !addresses.contains(given)) {
-                    self.taken.take_back(address, range.position(address));
-                }
-                let port = request.ports.first().copied().unwrap_or_default();
-                for address in addresses {
-                    if let Some(holder) = self.taken.given_to(*address)
-                        && holder != gateway
-                    {
-                        return Err(PlanError::Held {
-                            address: *address,
-                            port,
-                            holder: holder.clone(),
-                        });
-                    }
-                }
-                Ok(addresses.clone())
-            }
-            WantedAddress::Any => {
-                let address = match given.filter(|given| range.position(*given).is_some()) {
-                    Some(address) => address,
-                    None => {
-                        let address = self.taken.next_free(&range).ok_or_else(|| {
-                            PlanError::RangeExhausted {
-                                range: range.to_string(),
-                            }
-                        })?;
-                        if let Some(old) = given.replace(address) {
-                            self.taken.take_back(old, None);
-                        }
-                        self.taken.give(address, gateway);
-                        address
-                    }
-                };
-                Ok(vec![address])
-            }
+impl Held {
+    fn placement(&self) -> Placement {
+        Placement {
+            shards: self.shards.clone(),
+            address: self.address,
+            joining: self.joining.clone(),
+            leaving: self.leaving.clone(),
         }
     }
 
-    fn bind(
-        &self,
-        gateway: &GatewayKey,
-        port: u16,
-        addresses: &[IpAddr],
-        held: &Held,
-        old: Option<&Binding>,
-        request: &Request,
-    ) -> Result<Binding, PlanError> {
-        let holder = |p: u16| {
-            addresses
-                .iter()
-                .find_map(|a| self.taken.holder(*a, p).map(|g| (*a, g.clone())))
-        };
-        let privileged_below = match self.rules {
-            Rules::Addresses { ports, .. } => ports.privileged_below,
-            Rules::Services => 0,
-        };
-        let public_port = if port >= privileged_below {
-            if let Some((address, holder)) = holder(port) {
-                return Err(PlanError::Held {
-                    address,
-                    port,
-                    holder,
-                });
-            }
-            port
-        } else {
-            let free = |p: &u16| !request.ports.contains(p) && holder(*p).is_none();
-            let kept = old.map(|binding| binding.public_port).filter(free);
-            let first = port.saturating_add(10_000);
-            kept.or_else(|| (first..=u16::MAX).find(free))
-                .ok_or_else(|| PlanError::Held {
-                    address: addresses[0], // without one, every port is free
-                    port: first,
-                    holder: gateway.clone(),
-                })?
-        };
-        let free =
-            |p: &u16| !held.avoided.contains(p) && self.taken.is_target_free(*p, &held.shards);
-        let target_port = old
-            .map(|binding| binding.target_port)
-            .filter(free)
-            .or_else(|| {
-                let span = u64::from(TARGET_PORTS.end() - TARGET_PORTS.start()) + 1;
-                let seed = port_seed(gateway, port);
-                (0..span)
-                    .map(|step| TARGET_PORTS.start() + ((seed.wrapping_add(step)) % span) as u16)
-                    .find(free)
-            })
-            .ok_or_else(|| PlanError::TargetPortsExhausted {
-                shards: held.shards.clone(),
-            })?;
-        Ok(Binding {
-            addresses: addresses.to_vec(),
-            public_port,
-            target_port,
-        })
+    /// All shards that hold the Gateway.
+    fn everywhere(&self) -> Vec<ShardId> {
+        self.placement().everywhere()
     }
 }
 

@@ -12,6 +12,8 @@
 //!   from the range is one Gateway's alone, also while none of its ports can be served.
 //! - What is not wanted any more stays taken until no shard serves by it: no connection goes to another tenant's Gateway.
 //! - In a cluster a Gateway's Service leads to its target ports, and there are no addresses to hold.
+//! - A Gateway stays on its shards until it is moved, and is let go by one only when others serve it and clients are led
+//!   there. Its target ports are the same on all shards that hold it, those that join and leave included.
 //! - Rendezvous hashing: growing the pool by one shard moves about k/N of the Gateways.
 //!
 //! It deliberately does not know: sockets (whether a port is really free is what the shard's bind says), listeners'
@@ -19,8 +21,10 @@
 
 mod address;
 mod allocator;
+mod moves;
 mod rendezvous;
 
 pub use address::{AddressRange, ParseRangeError};
-pub use allocator::{Allocator, Plan, PlanError, PortRules, Request, Rules, WantedAddress};
+pub use allocator::{Allocator, Moved, Plan, PlanError, PortRules, Request, Rules, WantedAddress};
+pub use moves::{MoveStep, Moves, Settings as MoveSettings};
 pub use rendezvous::shards_of;

@@ -6,17 +6,19 @@ use api::{GatewayKey, ShardId};
 ///
 /// Deterministic. Adding or removing a shard moves only the Gateways that gain or lose it. Cost: O(pool).
 pub fn shards_of(gateway: &GatewayKey, pool: u32, k: usize) -> Vec<ShardId> {
+    let mut shards = by_weight(gateway, pool);
+    shards.truncate(k);
+    shards.sort_unstable();
+    shards
+}
+
+/// All shards of a pool, the one that is to serve a Gateway first of all first.
+pub(crate) fn by_weight(gateway: &GatewayKey, pool: u32) -> Vec<ShardId> {
     let mut weighted: Vec<(u64, ShardId)> = (0..pool)
         .map(|n| (weight(gateway, n), ShardId(n)))
         .collect();
     weighted.sort_unstable_by(|a, b| b.cmp(a));
-    let mut shards: Vec<ShardId> = weighted
-        .into_iter()
-        .take(k)
-        .map(|(_, shard)| shard)
-        .collect();
-    shards.sort_unstable();
-    shards
+    weighted.into_iter().map(|(_, shard)| shard).collect()
 }
 
 /// First choice of a target port's offset; spreads Gateways so that probing is short.

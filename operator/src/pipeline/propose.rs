@@ -25,20 +25,21 @@ pub(crate) struct Blocked {
 }
 
 impl Pipeline {
-    /// Commits a step and notes what it carries. Waits until it is committed: the next step is made against it.
+    /// Commits a step and notes what it carries. Waits until it is committed: the next step is made against it. Gives its
+    /// revision; none when there was nothing to commit, or what is committed is to be read anew.
     pub(super) async fn propose(
         &mut self,
         mut step: Step,
         objects: &[ObjectKey],
         seen: Instant,
         traceparent: String,
-    ) {
+    ) -> Option<Revision> {
+        let mut at = None;
         if !step.delta.is_empty() {
             step.delta.origin = origin(objects, seen, traceparent);
             let command = Command::Commit(step.delta).to_bytes();
-            let Some((revision, gateways)) = self.commit(command, objects).await else {
-                return;
-            };
+            let (revision, gateways) = self.commit(command, objects).await?;
+            at = Some(revision);
             for gateway in &gateways {
                 if gateway.removed {
                     continue;
@@ -50,6 +51,7 @@ impl Pipeline {
             self.changelog.committed(revision, objects, keys, seen);
         }
         self.let_retire(step.retired);
+        at
     }
 
     /// Lets facts go once nobody serves by them: a Gateway's own with that Gateway, shared ones with every Gateway that is

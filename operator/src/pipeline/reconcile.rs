@@ -24,6 +24,8 @@ impl Pipeline {
         for (gateway, chain) in snapshot.gateways() {
             self.progress.restore(gateway, chain.tip(), chain.active());
         }
+        drop(snapshot);
+        self.restart_moves();
         Ok(())
     }
 

@@ -64,6 +64,11 @@ impl Pipeline {
                 let objects = routes.iter().map(RouteKey::object);
                 self.write_statuses(objects.chain([gateway_object(&gateway)]).collect());
             }
+            RolloutReport::Moving {
+                gateway,
+                placed,
+                serving,
+            } => self.moving.serving(&gateway, placed, serving),
             // Propagated says how many shards serve it.
             RolloutReport::Fenced { .. } => {}
         }

@@ -31,14 +31,20 @@ impl Rollout {
         let Some((silent, answers, than)) = held_back else {
             return Vec::new();
         };
-        let done = answers.values().filter(|at| **at > than).count();
-        let total = progress.shards.len();
+        // Those that join are not missed yet, and those that leave no more.
+        let of = |shard: &ShardId| progress.led_to.contains(shard);
+        let done = answers
+            .iter()
+            .filter(|(shard, at)| of(shard) && **at > than)
+            .count();
+        let total = progress.led_to.len();
         let fenced = |shard: &&ShardId| self.fenced.contains(*shard);
-        let out = progress.shards.iter().filter(fenced).count();
+        let out = progress.led_to.iter().filter(fenced).count();
+        let missed = silent.iter().filter(|shard| of(shard)).count();
         let pool_limit = (self.live.len() / 4).max(1);
         let allowed = done * 2 >= total
             && done > 0
-            && out + silent.len() <= total / 2
+            && out + missed <= total / 2
             && self.fenced.len() + silent.len() <= pool_limit;
         if allowed {
             self.fenced.extend(silent.iter().copied());

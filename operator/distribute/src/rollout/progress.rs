@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::{GatewayKey, Revision, ShardId};
 
 use super::Action;
+use crate::event::Placed;
 
 /// Changes remembered until they are served; of more, the oldest is not measured.
 const CHANGES_MAX: usize = 128;
@@ -21,7 +22,14 @@ pub(super) struct Change {
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    /// All that hold the Gateway.
     pub(super) shards: BTreeSet<ShardId>,
+    /// Those of them that clients are led to.
+    pub(super) led_to: BTreeSet<ShardId>,
+    /// Where that was committed or read.
+    placed: Revision,
+    /// Who served, as was said last; while it moves.
+    said: Option<Vec<ShardId>>,
     /// Newest committed revision.
     pub(super) target: Revision,
     /// Revision that was proposed for activation.
@@ -29,8 +37,10 @@ pub(super) struct Progress {
     pub(super) active: Revision,
     /// Newest revision that all who were waited for serve.
     pub(super) propagated: Revision,
-    /// Shards that served it when that was last said, and what it took.
-    reported: (usize, Duration),
+    /// Shards that served it when that was last said; none when nothing more is to be said of it.
+    reported: Option<BTreeSet<ShardId>>,
+    /// What it took.
+    took: Duration,
     /// Newest revision of each shard.
     pub(super) prepared: BTreeMap<ShardId, Revision>,
     pub(super) refused: BTreeMap<ShardId, Revision>,
@@ -56,7 +66,8 @@ impl Progress {
         self.shards.is_empty() && self.is_settled() && (self.gone || self.active == Revision(0))
     }
 
-    pub(super) fn placed(&mut self, shards: BTreeSet<ShardId>) {
+    pub(super) fn placed(&mut self, placed: &Placed, at: Revision) {
+        let shards: BTreeSet<ShardId> = placed.everywhere.iter().copied().collect();
         for of in [
             &mut self.prepared,
             &mut self.refused,
@@ -64,7 +75,39 @@ impl Progress {
         ] {
             of.retain(|shard, _| shards.contains(shard));
         }
+        if let Some(reported) = &mut self.reported {
+            reported.retain(|shard| shards.contains(shard));
+        }
+        self.led_to = placed.shards.iter().copied().collect();
         self.shards = shards;
+        self.placed = at;
+        self.said = None;
+    }
+
+    /// Says who serves what is active, if the Gateway moves and that has changed.
+    pub(super) fn moving(&mut self, gateway: &GatewayKey) -> Option<Action> {
+        if self.led_to.len() == self.shards.len() {
+            return None;
+        }
+        let at_least = if self.propagated > Revision(0) {
+            self.propagated
+        } else {
+            self.active
+        };
+        let serves = |shard: &&ShardId| {
+            let acknowledged = self.acknowledged.get(shard);
+            self.gone || acknowledged.copied().unwrap_or_default() >= at_least
+        };
+        let serving: Vec<ShardId> = self.shards.iter().filter(serves).copied().collect();
+        if self.said.as_ref() == Some(&serving) {
+            return None;
+        }
+        self.said = Some(serving.clone());
+        Some(Action::Moving {
+            gateway: gateway.clone(),
+            placed: self.placed,
+            serving,
+        })
     }
 
     pub(super) fn restore(&mut self, active: Revision, now: Duration, deadline: Duration) {
@@ -109,7 +152,7 @@ impl Progress {
     /// The Gateway is gone: what its shards said of it means nothing any more.
     pub(super) fn end(&mut self) {
         self.gone = true;
-        self.reported.0 = usize::MAX;
+        self.reported = None;
         self.prepared.clear();
         self.refused.clear();
         self.acknowledged.clear();
@@ -186,25 +229,32 @@ impl Progress {
         let served = least(&self.acknowledged, waited_for);
         let more = served > self.propagated;
         let revision = served.max(self.propagated);
-        let acknowledged = self.acknowledged.values();
-        let acknowledged = acknowledged.filter(|at| **at >= revision).count();
+        let all = self.acknowledged.iter().filter(|(_, at)| **at >= revision);
+        let all: BTreeSet<ShardId> = all.map(|(shard, _)| *shard).collect();
+        let acknowledged = self.led_to.intersection(&all).count();
+        let is_more = |reported: &BTreeSet<ShardId>| {
+            self.led_to
+                .intersection(&all)
+                .any(|shard| !reported.contains(shard))
+        };
         let changes = if more {
             let (took, changes) = self.settle(revision, now);
-            self.reported = (acknowledged, took);
+            self.took = took;
             self.acknowledge_by = (self.active > self.propagated).then_some(deadline);
+            self.reported = None;
             changes
-        } else if self.propagated > Revision(0) && acknowledged > self.reported.0 {
-            self.reported.0 = acknowledged;
+        } else if self.propagated > Revision(0) && self.reported.as_ref().is_some_and(is_more) {
             Vec::new()
         } else {
             return None;
         };
+        self.reported.get_or_insert_default().extend(all);
         Some(Action::Propagated {
             gateway: gateway.clone(),
             revision,
             acknowledged,
-            total: self.shards.len(),
-            took: self.reported.1,
+            total: self.led_to.len(),
+            took: self.took,
             changes,
         })
     }

@@ -10,9 +10,21 @@ fn gateway() -> GatewayKey {
     GatewayKey::new("team-a", "web")
 }
 
+/// Places the Gateway on shards, with others that join or leave.
+fn place(rollout: &mut Rollout, shards: &[u32], others: &[u32], at: u64) -> Vec<Action> {
+    let mut everywhere: Vec<ShardId> = shards.iter().chain(others).copied().map(ShardId).collect();
+    everywhere.sort_unstable();
+    let placed = Placed {
+        shards: shards.iter().copied().map(ShardId).collect(),
+        everywhere,
+    };
+    rollout.placed(&gateway(), &placed, Revision(at), MS * 10)
+}
+
 fn rollout(shards: u32) -> Rollout {
     let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
-    rollout.placed(&gateway(), (0..shards).map(ShardId), Duration::ZERO);
+    let all: Vec<u32> = (0..shards).collect();
+    place(&mut rollout, &all, &[], 1);
     for shard in 0..shards {
         rollout.connected(ShardId(shard), Duration::ZERO);
     }
@@ -122,7 +134,7 @@ fn busy_moves_the_deadline() {
 #[test]
 fn without_any_shard_the_first_one_to_come_decides() {
     let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
-    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], Duration::ZERO);
+    place(&mut rollout, &[0, 1], &[], 1);
     commit(&mut rollout, 5, MS);
     assert_eq!(rollout.tick(MS * 5000), []);
     rollout.connected(ShardId(1), MS * 6000);
@@ -135,7 +147,7 @@ fn after_a_start_the_first_shard_to_come_does_not_decide_alone() {
     let mut rollout = Rollout::new(500 * MS, MS * 1000);
     rollout.restored(&gateway(), Revision(3), MS * 1000);
     commit(&mut rollout, 5, MS * 1000);
-    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], MS * 1000);
+    place(&mut rollout, &[0, 1], &[], 1);
     rollout.connected(ShardId(0), MS * 1100);
     rollout.acknowledged(ShardId(0), &gateway(), Revision(3), MS * 1100);
     let first = rollout.prepared(ShardId(0), &gateway(), Revision(5), MS * 1101);
@@ -150,7 +162,7 @@ fn after_a_start_the_first_shard_to_come_does_not_decide_alone() {
 fn a_shard_that_does_not_come_back_is_not_waited_for_and_is_reported_once_it_does() {
     let mut rollout = Rollout::new(500 * MS, Duration::ZERO);
     rollout.restored(&gateway(), Revision(3), Duration::ZERO);
-    rollout.placed(&gateway(), [ShardId(0), ShardId(1)], Duration::ZERO);
+    place(&mut rollout, &[0, 1], &[], 1);
     rollout.connected(ShardId(0), MS * 100);
     let first = rollout.acknowledged(ShardId(0), &gateway(), Revision(3), MS * 100);
     assert_eq!(first, []);
@@ -224,11 +236,11 @@ fn nothing_is_kept_of_gateways_that_are_gone_or_were_never_there() {
     rollout.acknowledged(ShardId(0), &other, Revision(5), MS);
     rollout.refused(ShardId(0), &other, Revision(5));
     rollout.busy(&other, Revision(5), MS, MS);
-    rollout.placed(&other, [], MS);
+    rollout.placed(&other, &Placed::default(), Revision(2), MS);
     assert_eq!(rollout.gateways.len(), 1);
     commit(&mut rollout, 5, MS);
     rollout.activated(&gateway(), Revision(5), true, MS * 3);
-    rollout.placed(&gateway(), [], MS * 4);
+    place(&mut rollout, &[], &[], 4);
     assert!(rollout.gateways.is_empty() && rollout.open.is_empty());
 }
 
@@ -293,6 +305,92 @@ fn the_time_is_counted_from_when_the_change_was_seen() {
     rollout.activated(&gateway(), Revision(6), false, MS * 120);
     let actions = rollout.acknowledged(ShardId(0), &gateway(), Revision(6), MS * 140);
     assert_eq!(actions, [propagated(6, (1, 1), 50, &[100, 50])]);
+}
+
+fn moving(placed: u64, serving: &[u32]) -> Action {
+    Action::Moving {
+        gateway: gateway(),
+        placed: Revision(placed),
+        serving: serving.iter().copied().map(ShardId).collect(),
+    }
+}
+
+/// Two shards serve revision 5 and know it.
+fn serving() -> Rollout {
+    let mut rollout = rollout(2);
+    commit(&mut rollout, 5, MS);
+    rollout.activated(&gateway(), Revision(5), false, MS * 2);
+    for shard in [0, 1] {
+        rollout.acknowledged(ShardId(shard), &gateway(), Revision(5), MS * 3);
+    }
+    rollout
+}
+
+#[test]
+fn of_a_gateway_that_moves_it_is_said_who_serves_it() {
+    let mut rollout = serving();
+    rollout.connected(ShardId(2), MS * 4);
+    assert_eq!(place(&mut rollout, &[0, 1], &[2], 7), [moving(7, &[0, 1])]);
+    let actions = rollout.acknowledged(ShardId(2), &gateway(), Revision(5), MS * 20);
+    assert_eq!(
+        actions,
+        [moving(7, &[0, 1, 2])],
+        "it is not one of its shards yet"
+    );
+    // It takes the place of one that leaves.
+    let actions = place(&mut rollout, &[1, 2], &[0], 8);
+    assert_eq!(
+        actions,
+        [propagated(5, (2, 2), 2, &[]), moving(8, &[0, 1, 2])]
+    );
+    assert_eq!(
+        rollout.disconnected(ShardId(0), MS * 30),
+        [moving(8, &[1, 2])]
+    );
+    assert_eq!(place(&mut rollout, &[1, 2], &[], 9), []);
+    assert_eq!(rollout.tick(MS * 5000), []);
+}
+
+#[test]
+fn a_gateway_of_which_nothing_is_active_may_move_at_once() {
+    let mut rollout = rollout(1);
+    commit(&mut rollout, 5, MS);
+    assert_eq!(place(&mut rollout, &[0], &[1], 7), [moving(7, &[0, 1])]);
+    rollout.prepared(ShardId(0), &gateway(), Revision(5), MS * 20);
+    let actions = rollout.activated(&gateway(), Revision(5), false, MS * 30);
+    assert_eq!(actions, [moving(7, &[])]);
+    let gone = rollout.activated(&gateway(), Revision(5), true, MS * 40);
+    assert_eq!(gone.last(), Some(&moving(7, &[0, 1])));
+}
+
+#[test]
+fn a_shard_that_joins_is_waited_for_and_fenced_without_being_missed() {
+    let mut rollout = serving();
+    rollout.connected(ShardId(2), MS * 4);
+    place(&mut rollout, &[0, 1], &[2], 7);
+    commit(&mut rollout, 8, MS * 20);
+    for shard in [0, 1] {
+        let actions = rollout.prepared(ShardId(shard), &gateway(), Revision(8), MS * 21);
+        assert_eq!(actions, [], "the one that joins has it not");
+    }
+    assert_eq!(
+        rollout.tick(MS * 521),
+        [
+            Action::Fenced(ShardId(2), gateway()),
+            Action::Activate(gateway(), Revision(8))
+        ]
+    );
+    rollout.activated(&gateway(), Revision(8), false, MS * 522);
+    rollout.acknowledged(ShardId(0), &gateway(), Revision(8), MS * 523);
+    let actions = rollout.acknowledged(ShardId(1), &gateway(), Revision(8), MS * 523);
+    assert!(
+        actions.contains(&propagated(8, (2, 2), 503, &[503])),
+        "{actions:?}"
+    );
+    // When it answers, it is back.
+    let actions = rollout.acknowledged(ShardId(2), &gateway(), Revision(8), MS * 600);
+    assert_eq!(actions, [moving(7, &[0, 1, 2])]);
+    assert_eq!(rollout.fenced(), 0);
 }
 
 #[derive(Debug, Clone)]
@@ -377,7 +475,7 @@ proptest! {
                         propagated = revision;
                     }
                     Action::Fenced(..) => prop_assert!(rollout.fenced() <= 1),
-                    Action::Waiting { .. } => {}
+                    Action::Waiting { .. } | Action::Moving { .. } => {}
                 }
             }
         }

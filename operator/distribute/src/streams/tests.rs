@@ -184,15 +184,18 @@ fn web() -> GatewayKey {
 }
 
 fn placed(gateway: &GatewayKey, shards: &[u32]) -> Op {
-    let shards = shards.iter().copied().map(ShardId).collect();
+    moving(gateway, shards, &[], &[])
+}
+
+fn moving(gateway: &GatewayKey, shards: &[u32], joining: &[u32], leaving: &[u32]) -> Op {
+    let ids = |of: &[u32]| of.iter().copied().map(ShardId).collect();
+    let placement = Placement {
+        joining: ids(joining),
+        leaving: ids(leaving),
+        ..Placement::new(ids(shards), None)
+    };
     let key = FactKey::Placement(gateway.clone());
-    Op::put(
-        &key,
-        &Fact::Placement(Placement {
-            shards,
-            address: None,
-        }),
-    )
+    Op::put(&key, &Fact::Placement(placement))
 }
 
 fn binding(gateway: &GatewayKey, port: u16) -> Op {
@@ -428,6 +431,35 @@ fn a_shard_is_not_given_what_is_not_placed_on_it_and_loses_what_leaves_it() {
     assert_eq!(shard.texts(), ["drop web", "facts +0 -2"]);
     let expected = ["facts +2 -0", "whole web 0->2", "activate web 2"];
     assert_eq!(other.texts(), expected);
+}
+
+#[test]
+fn a_shard_that_leaves_holds_a_gateway_until_it_has_left() {
+    let mut replica = Replica::new();
+    let facts = vec![placed(&web(), &[0]), binding(&web(), 80), backend("shop")];
+    let ops = vec![listener("a", 80), rule(0, "shop")];
+    let first = replica.commit(facts, &web(), ops);
+    replica.activate(&web(), first);
+    replica.tell();
+    let (mut joins, _) = replica.connect(ShardId(1), delivery::Hello::default());
+    let (mut leaves, _) = replica.connect(SHARD, delivery::Hello::default());
+    joins.received();
+    leaves.received();
+    replica.commit(vec![moving(&web(), &[0], &[1], &[])], &web(), Vec::new());
+    replica.tell();
+    let expected = ["facts +2 -0", "whole web 0->2", "activate web 2"];
+    assert_eq!(joins.texts(), expected);
+    replica.commit(vec![moving(&web(), &[1], &[], &[0])], &web(), Vec::new());
+    let next = replica.commit(Vec::new(), &web(), vec![rule(1, "shop")]);
+    replica.activate(&web(), next);
+    replica.tell();
+    let expected = ["delta web 2->6", "activate web 6"];
+    assert_eq!(joins.texts(), expected);
+    assert_eq!(leaves.texts(), expected);
+    replica.commit(vec![placed(&web(), &[1])], &web(), Vec::new());
+    replica.tell();
+    assert_eq!(joins.texts(), [""; 0]);
+    assert_eq!(leaves.texts(), ["drop web", "facts +0 -2"]);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Who has which address and port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use api::{GatewayKey, ShardId};
 use api_snapshot::facts::Binding;
 
+use super::Held;
 use crate::address::AddressRange;
 
 /// What is taken, by whom.
@@ -19,9 +20,27 @@ pub(super) struct Occupancy {
     /// No address of the range below this position is free.
     full_below: u32,
     targets: BTreeMap<ShardId, BTreeSet<u16>>,
+    /// On how many shards a target port is taken.
+    spread: HashMap<u16, u32>,
 }
 
 impl Occupancy {
+    /// Takes all that a Gateway's bindings need.
+    pub(super) fn hold(&mut self, gateway: &GatewayKey, held: &Held) {
+        let shards = held.everywhere();
+        for binding in held.bindings.values().chain(held.retired.values()) {
+            self.bind(gateway, &shards, binding);
+        }
+    }
+
+    /// Undoes [`Occupancy::hold`].
+    pub(super) fn let_go(&mut self, held: &Held) {
+        let shards = held.everywhere();
+        for binding in held.bindings.values().chain(held.retired.values()) {
+            self.unbind(&shards, binding);
+        }
+    }
+
     /// Takes a binding's addresses and ports.
     pub(super) fn bind(&mut self, gateway: &GatewayKey, shards: &[ShardId], binding: &Binding) {
         for address in &binding.addresses {
@@ -31,7 +50,9 @@ impl Occupancy {
         }
         for shard in shards {
             let targets = self.targets.entry(*shard).or_default();
-            targets.insert(binding.target_port);
+            if targets.insert(binding.target_port) {
+                *self.spread.entry(binding.target_port).or_default() += 1;
+            }
         }
     }
 
@@ -51,8 +72,14 @@ impl Occupancy {
             }
         }
         for shard in shards {
-            if let Some(targets) = self.targets.get_mut(shard) {
-                targets.remove(&binding.target_port);
+            if let Some(targets) = self.targets.get_mut(shard)
+                && targets.remove(&binding.target_port)
+                && let Some(count) = self.spread.get_mut(&binding.target_port)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.spread.remove(&binding.target_port);
+                }
             }
         }
     }
@@ -88,6 +115,11 @@ impl Occupancy {
                 .is_some_and(|ports: &BTreeSet<u16>| ports.contains(&port))
         };
         !shards.iter().any(taken)
+    }
+
+    /// Whether no shard at all has the target port in use.
+    pub(super) fn is_target_unused(&self, port: u16) -> bool {
+        !self.spread.contains_key(&port)
     }
 
     /// The first address of the range that nobody has.

@@ -177,10 +177,8 @@ fn in_a_cluster_there_are_target_ports_alone() {
     // What was given an address from a range before gives it back.
     let mut before = self::allocator(1024);
     let binding = before.plan(&key("a"), &any(&[80])).bindings[&80].clone();
-    let placement = Placement {
-        shards: before.shards(&key("a")).unwrap().to_vec(),
-        address: Some(binding.addresses[0]),
-    };
+    let placement = before.placement(&key("a")).unwrap();
+    assert_eq!(placement.address, Some(binding.addresses[0]));
     let facts = [
         Op::put(
             &FactKey::Placement(key("a")),
@@ -242,10 +240,7 @@ proptest! {
             let shards = allocator.shards(gateway).unwrap().to_vec();
             facts.apply(&Op::put(
                 &FactKey::Placement(gateway.clone()),
-                &Fact::Placement(Placement {
-                    shards: shards.clone(),
-                    address: Some(allocator.bindings(gateway).unwrap().values().next().unwrap().addresses[0]),
-                }),
+                &Fact::Placement(allocator.placement(gateway).unwrap()),
             ));
             for (port, binding) in allocator.bindings(gateway).unwrap() {
                 prop_assert!(public.insert((binding.addresses.clone(), binding.public_port)));

@@ -184,7 +184,15 @@ proptest! {
                 }
                 5 => {
                     let placed = [&[][..], &[0], &[1], &[0, 1]][usize::from(value)];
-                    replica.commit(vec![super::placed(&key, placed)], &key, Vec::new());
+                    let other = match placed {
+                        [0] => &[1][..],
+                        [1] => &[0],
+                        _ => &[],
+                    };
+                    let (joining, leaving) = [(&[][..], &[][..]), (other, &[]), (&[], other)]
+                        [usize::from(index % 3)];
+                    let placed = super::moving(&key, placed, joining, leaving);
+                    replica.commit(vec![placed], &key, Vec::new());
                 }
                 6 if chain.as_ref().is_some_and(|chain| !chain.removed_at_tip()) => {
                     replica.remove(&key);
