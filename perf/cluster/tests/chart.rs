@@ -72,6 +72,7 @@ fn a_wrong_value_is_refused_by_name() {
         ("operator.replica=3", "replica"),
         ("pool.shards=0", "/pool/shards"),
         ("pool.name=UPPER", "/pool/name"),
+        ("pool.service.type=Loadbalancer", "/pool/service/type"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("operator.storage.size=large", "/operator/storage/size"),
         ("colour=red", "colour"),
@@ -118,18 +119,26 @@ fn an_older_kubernetes_is_refused() {
     assert!(stderr(&output).contains(">=1.33"), "{}", stderr(&output));
 }
 
-/// Where the CRD's generator keeps its file, the chart has the same.
+/// That the CRD is the one that the operator reads is tested where it is made, in `api/pool`.
 #[test]
-fn the_crd_is_the_generated_one() {
-    let chart = std::fs::read_to_string(chart().join("crds/shardpools.yaml")).unwrap();
-    let generated = root().join("api/pool/shardpools.yaml");
-    if let Ok(generated) = std::fs::read_to_string(generated) {
-        assert_eq!(
-            chart, generated,
-            "copy api/pool/shardpools.yaml to the chart's crds"
-        );
-    }
-    assert!(chart.contains("specReplicasPath: .spec.shards"));
+fn the_pool_has_every_setting() {
+    let Some(helm) = helm() else { return };
+    let text = rendered(
+        &helm,
+        &[
+            "pool.name=edge",
+            "pool.shards=4",
+            "pool.shardsPerGateway=3",
+            "pool.service.ipFamilyPolicy=RequireDualStack",
+            "pool.service.ipFamilies={IPv6,IPv4}",
+            "pool.drain.waitSeconds=5",
+            "pool.nodeSelector.edge=yes",
+            "pool.tolerations[0].key=edge",
+            "pool.priorityClassName=high",
+        ],
+    );
+    let pool = documents(&text).find(|document| field(document, "kind:") == "ShardPool");
+    insta::assert_snapshot!("pool", pool.unwrap());
 }
 
 fn is_quantity(key: &str) -> bool {
