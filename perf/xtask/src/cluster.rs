@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{absolute_target, build, build_as, root, setup};
+use crate::{absolute_target, build_as, root, setup};
 
 /// What the node of a cluster is made of beside Kubernetes itself, with a file of each.
 const NODE_PACKAGES: &[(&str, &str)] = &[
@@ -24,6 +24,9 @@ const NODE_PACKAGES: &[(&str, &str)] = &[
 /// Programs that images are made of.
 const OURS: &[&str] = &["operator", "shard-proxy"];
 
+/// Packages of the programs that work on a cluster. Built as tests are: they wait for others most of their time.
+const HARNESS: &[&str] = &["perf-cluster", "perf-fault"];
+
 /// A command of `shardway-cluster`.
 pub(crate) fn any(arguments: Vec<OsString>) -> Result<(), String> {
     // An image is written by anybody, for another cluster.
@@ -31,7 +34,7 @@ pub(crate) fn any(arguments: Vec<OsString>) -> Result<(), String> {
     if !only_a_file {
         node()?;
     }
-    let bin = build(&["perf-cluster"])?;
+    let bin = build_as(HARNESS, "debug")?;
     let mut command = Command::new(bin.join("shardway-cluster"));
     command.arg("--home").arg(home()).args(arguments);
     Err(format!("start shardway-cluster: {}", command.exec()))
@@ -41,7 +44,7 @@ pub(crate) fn any(arguments: Vec<OsString>) -> Result<(), String> {
 pub(crate) fn of_images(task: &str, mut arguments: Vec<OsString>) -> Result<(), String> {
     node()?;
     let programs = programs(&mut arguments)?;
-    let bin = build(&["perf-cluster"])?;
+    let bin = build_as(HARNESS, "debug")?;
     let mut command = Command::new(bin.join("shardway-cluster"));
     command.arg("--home").arg(home());
     match task {
@@ -61,7 +64,7 @@ pub(crate) fn of_images(task: &str, mut arguments: Vec<OsString>) -> Result<(), 
 pub(crate) fn fault(mut arguments: Vec<OsString>) -> Result<(), String> {
     let only_names = arguments.iter().any(|argument| argument == "--list");
     if only_names {
-        let bin = build_as(&["perf-fault"], "debug")?;
+        let bin = build_as(HARNESS, "debug")?;
         let mut command = Command::new(bin.join("shardway-fault"));
         return Err(format!(
             "start shardway-fault: {}",
@@ -70,7 +73,7 @@ pub(crate) fn fault(mut arguments: Vec<OsString>) -> Result<(), String> {
     }
     node()?;
     let programs = programs(&mut arguments)?;
-    let bin = build(&["perf-cluster", "perf-fault"])?;
+    let bin = build_as(HARNESS, "debug")?;
     let mut command = Command::new(bin.join("shardway-fault"));
     command.arg("--home").arg(home()).arg("--root").arg(root());
     command.arg("--programs").arg(programs).args(arguments);
