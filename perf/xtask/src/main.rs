@@ -174,7 +174,8 @@ fn build(packages: &[&str]) -> Result<PathBuf, String> {
 
 /// Builds packages in a profile whose folder has its name, or `debug` for the one without optimisation.
 fn build_as(packages: &[&str], profile: &str) -> Result<PathBuf, String> {
-    println!(
+    // What is asked for, such as a list of names, has the standard output for itself.
+    eprintln!(
         "xtask: building {} ({profile}; the first time takes minutes)",
         packages.join(", ")
     );
