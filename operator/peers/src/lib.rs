@@ -3,7 +3,7 @@
 //! ```text
 //!   raft --PeerOutbox--> Queue --one call for each replica, mutual TLS--> Inbox --> raft of the other
 //!                  `--> snapshot --frames on a connection of its own-------^
-//!   Directory: raft id --> ordinal, address
+//!   Directory: raft id --> ordinal, address  <-- members::keep <-- table of members (a file, a ConfigMap)
 //! ```
 //!
 //! **Invariants**
@@ -11,6 +11,7 @@
 //! - A message waits behind messages to the same replica alone, never behind a snapshot.
 //! - A snapshot is reported as arrived once the other replica's raft has taken all of its bytes.
 //! - A message is taken from a replica's certificate alone, and only by the raft id and the cluster that it is meant for.
+//! - A raft id belongs to one disk for ever; see [`members`].
 //! - Names are resolved, and TLS settings asked for, anew for each connection.
 //!
 //! It deliberately does not know: what raft's messages say.
@@ -19,10 +20,12 @@ mod accept;
 mod dial;
 mod directory;
 mod link;
+pub mod members;
 mod metrics;
 mod parts;
 mod pause;
 mod queue;
+mod raft;
 mod service;
 mod stream;
 mod tls;

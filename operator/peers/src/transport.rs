@@ -46,7 +46,7 @@ impl Config {
     }
 }
 
-/// Raft, as the transport sees it. Called on the runtime's threads: no method may wait.
+/// Raft, as the transport sees it; a [`operator_consensus::Node`] is one. Called on the runtime's threads: no method may wait.
 pub trait Inbox: Send + Sync + 'static {
     /// A message of another replica, as its raft made it. False when it was not taken: a snapshot is then reported to its
     /// sender as lost, anything else is sent again by raft when it still counts.
