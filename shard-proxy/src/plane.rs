@@ -61,6 +61,10 @@ impl Plane for Served {
         self.0.remove(gateway).await;
     }
 
+    async fn leave(&self, gateway: &GatewayKey) {
+        self.0.leave(gateway).await;
+    }
+
     fn load(&self) -> (u64, u64, u64) {
         let load = self.0.load();
         (

@@ -14,10 +14,12 @@ use tokio::task::JoinHandle;
 use crate::cause::ConnectionCause;
 use crate::connection::{self, Counted};
 use crate::log;
-use crate::worker::{Phase, SocketSpec, Worker};
+use crate::worker::{After, Phase, SocketSpec, Worker};
 
 /// Pause after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Time for the next request on a connection of a Gateway that leaves; its client was led here before.
+const LEAVE_IDLE: Duration = Duration::from_secs(5);
 /// A socket says so in the log no more often than this; each failure is counted.
 const ACCEPT_WARN: Duration = Duration::from_secs(10);
 
@@ -81,8 +83,8 @@ impl Listening {
     }
 
     /// Closes the socket. What waits in it is accepted first: a close resets it, though its client was told that it is
-    /// connected. With `removed`, its connections are told to end.
-    pub(crate) async fn stop(self, worker: &Rc<Worker>, removed: bool) {
+    /// connected.
+    pub(crate) async fn stop(self, worker: &Rc<Worker>, after: After) {
         refuse_new(&self.listener);
         self.accepting.abort();
         let _ = self.accepting.await; // from here on nobody else accepts
@@ -102,8 +104,17 @@ impl Listening {
                 Err(_) => break,
             }
         }
-        if removed {
-            self.socket.reach(Phase::Removed);
+        match after {
+            After::Serve => {}
+            After::Leave => {
+                let socket = self.socket;
+                socket.reach(Phase::Draining);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LEAVE_IDLE).await;
+                    socket.reach(Phase::Closing);
+                });
+            }
+            After::Remove => self.socket.reach(Phase::Removed),
         }
     }
 }

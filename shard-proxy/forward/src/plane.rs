@@ -24,7 +24,7 @@ use crate::gateway::Gateway;
 use crate::metrics::{Load, PlaneMetrics, WorkerStats};
 use crate::tls::{self, Certificates};
 use crate::upstream::{BackendHandle, Backends};
-use crate::worker::{self, Command, Phase};
+use crate::worker::{self, After, Command, Phase};
 
 use self::prepare::PendingGateways;
 pub use self::prepare::{PrepareError, PreparedGateway};
@@ -177,12 +177,23 @@ impl DataPlane {
             gateway.set_removed(true);
         }
         self.sockets.lock().forget(key);
-        self.settle(std::slice::from_ref(key), true).await;
+        self.settle(std::slice::from_ref(key), After::Remove).await;
+    }
+
+    /// Lets a Gateway go that others serve: its sockets close, and connections that are open serve on by the table that they
+    /// have. HTTP/1.1 ones end with their next response, HTTP/2 ones by GOAWAY; those without a request within 5 s are
+    /// closed.
+    pub async fn leave(&self, key: &GatewayKey) {
+        if let Some(gateway) = self.gateways.lock().remove(key) {
+            gateway.set_removed(true);
+        }
+        self.sockets.lock().forget(key);
+        self.settle(std::slice::from_ref(key), After::Leave).await;
     }
 
     /// Makes sockets follow what active tables want. First close those that some of `keys` no longer want so, on every
     /// worker; only then open, what other Gateways waited for as well.
-    async fn settle(&self, keys: &[GatewayKey], removed: bool) {
+    async fn settle(&self, keys: &[GatewayKey], after: After) {
         let closing: Vec<_> = {
             let mut sockets = self.sockets.lock();
             keys.iter().flat_map(|key| sockets.closing(key)).collect()
@@ -190,7 +201,7 @@ impl DataPlane {
         if !closing.is_empty() {
             self.tell(|done| Command::Close {
                 ids: closing.clone(),
-                removed,
+                after,
                 done,
             })
             .await;

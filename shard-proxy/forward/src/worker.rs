@@ -33,10 +33,10 @@ pub(crate) enum Command {
         listener: std::net::TcpListener,
         spec: SocketSpec,
     },
-    /// Stop accepting; connections go on, unless their Gateway is `removed`: then they are told to end.
+    /// Stop accepting.
     Close {
         ids: Vec<SocketId>,
-        removed: bool,
+        after: After,
         done: oneshot::Sender<()>,
     },
     /// The end has come so far. All sockets close, and none opens any more.
@@ -44,6 +44,17 @@ pub(crate) enum Command {
         phase: Phase,
         done: oneshot::Sender<()>,
     },
+}
+
+/// What becomes of the connections of a socket that closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// They go on.
+    Serve,
+    /// Others serve their Gateway: each ends with its next response, or by GOAWAY, and when it is idle for long.
+    Leave,
+    /// Their Gateway is removed: they end at once.
+    Remove,
 }
 
 /// Whose connections a socket accepts.
@@ -158,16 +169,16 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                         Err(error) => tracing::error!(%address, %error, "socket cannot be polled"),
                     }
                 }
-                Some(Command::Close { ids, removed, done }) => {
+                Some(Command::Close { ids, after, done }) => {
                     for listening in ids.iter().filter_map(|id| sockets.remove(id)) {
-                        listening.stop(&worker, removed).await;
+                        listening.stop(&worker, after).await;
                     }
                     let _ = done.send(());
                 }
                 Some(Command::Phase { phase, done }) => {
                     worker.phase.set(phase);
                     for (_, listening) in sockets.drain() {
-                        listening.stop(&worker, false).await;
+                        listening.stop(&worker, After::Serve).await;
                     }
                     served.tell(phase);
                     let _ = done.send(());

@@ -229,6 +229,30 @@ async fn tls_chooses_certificate_and_protocol_and_misdirected_hosts_get_421() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_leaves_ends_its_connections_by_goaway() {
+    let backend = Scripted::ok();
+    let address = backend.address;
+    let shard = tokio::task::spawn_blocking(move || {
+        let shard = Shard::of(address);
+        drop(shard.connect());
+        shard
+    })
+    .await
+    .unwrap();
+    let mut client = http2_over(TcpStream::connect(shard.address).await.unwrap()).await;
+    let response = client.send_request(get("http://a.test/")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let begun = client.send_request(get("http://a.test/"));
+    shard.plane.leave(&shard.gateway).await;
+    // A request that was on its way is served, or was told not to have been.
+    if let Ok(response) = begun.await {
+        assert_eq!(response.status(), 200);
+    }
+    wait_for(|| (shard.plane.load().connections == 0).then_some(()));
+    assert!(client.ready().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_slowly_holds_back_the_endpoint() {
     const PIECE: usize = 64 * 1024;
     static SENT: AtomicU64 = AtomicU64::new(0);

@@ -103,6 +103,10 @@ impl Pool {
         block_on(self.plane.remove(&GatewayKey::new("shop", gateway)));
     }
 
+    fn leave(&self, gateway: &str) {
+        block_on(self.plane.leave(&GatewayKey::new("shop", gateway)));
+    }
+
     fn connect(&self, port: u16) -> Client {
         let stream = TcpStream::connect(self.at(port)).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
@@ -223,6 +227,33 @@ fn connections_of_a_removed_gateway_are_told_to_end() {
     pool.remove("edge");
     assert_eq!(read_message(&mut idle.0), None);
     wait_for(|| (pool.plane.load().connections == 0).then_some(()));
+}
+
+#[test]
+fn a_gateway_that_leaves_serves_the_connections_that_are_open_to_their_end() {
+    let pool = Pool::new(&["a"]);
+    pool.activate(pool.prepare("edge", 1, "a", &[(80, 18080)]));
+    let mut client = pool.connect(18080);
+    assert_eq!(name(&client.get("/")), "a");
+    let mut silent = pool.connect(18080);
+    wait_for(|| (pool.plane.load().connections == 2).then_some(()));
+    pool.leave("edge");
+    // What it needs is taken away with it.
+    pool.plane.remove_backend(&backend_key("a"));
+    assert!(pool.is_refused(18080));
+    let answer = client.get("/");
+    assert_eq!(name(&answer), "a");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(client.is_closed());
+    assert_eq!(
+        read_message(&mut silent.0),
+        None,
+        "it is waited for no longer"
+    );
+    wait_for(|| (pool.plane.load().connections == 0).then_some(()));
+    // It may come back.
+    pool.activate(pool.prepare("edge", 1, "a", &[(80, 18080)]));
+    assert!(pool.connect(18080).get("/").starts_with("HTTP/1.1 "));
 }
 
 #[test]

@@ -60,8 +60,10 @@ pub trait Plane: Send + Sync + 'static {
     ) -> Result<Self::Prepared, PrepareFailure>;
     /// Serves prepared tables from now on, together: an address may go from one Gateway to another.
     fn activate(&self, prepared: Vec<Self::Prepared>) -> impl Future<Output = ()> + Send;
-    /// Stops serving a Gateway.
+    /// Stops serving a Gateway that is gone.
     fn remove(&self, gateway: &GatewayKey) -> impl Future<Output = ()> + Send;
+    /// Lets go of a Gateway that others serve: nothing new is accepted, what is open ends in peace.
+    fn leave(&self, gateway: &GatewayKey) -> impl Future<Output = ()> + Send;
     /// What it is doing now: connections, requests in flight, requests since the start.
     fn load(&self) -> (u64, u64, u64);
 }

@@ -284,7 +284,8 @@ impl<P: Plane> Shard<P> {
         let key = gateway_key(message.gateway)?;
         self.asked.remove(&Some(key.clone()));
         if self.gateways.remove(&key).is_some() {
-            self.plane.remove(&key).await;
+            // Its facts go with the next message; what is open has the endpoints that it had.
+            self.plane.leave(&key).await;
             self.served.set(&key, None);
             outcome.changes.push(Change::dropped(key));
         }

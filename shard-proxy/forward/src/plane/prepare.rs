@@ -13,6 +13,7 @@ use super::DataPlane;
 use super::sockets::{BoundTo, Spare, Wanted, bind_all};
 use crate::GatewayTable;
 use crate::gateway::Gateway;
+use crate::worker::After;
 
 /// A sub-table whose sockets are bound, ready to be activated. Dropping it closes sockets that only it needs.
 pub struct PreparedGateway {
@@ -200,7 +201,7 @@ impl DataPlane {
             self.gateways.lock().insert(gateway.key.clone(), gateway);
             self.sockets.lock().want(wanted);
         }
-        self.settle(&keys, false).await;
+        self.settle(&keys, After::Serve).await;
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct FakePlane {
     /// How many tables were activated by each call.
     activations: Mutex<Vec<usize>>,
     certificates: Mutex<Vec<usize>>,
+    /// Gateways that others serve.
+    left: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,11 @@ impl Plane for FakePlane {
 
     async fn remove(&self, gateway: &GatewayKey) {
         self.serving.lock().remove(&gateway.name);
+    }
+
+    async fn leave(&self, gateway: &GatewayKey) {
+        self.serving.lock().remove(&gateway.name);
+        self.left.lock().push(gateway.name.clone());
     }
 
     fn load(&self) -> (u64, u64, u64) {
@@ -447,6 +454,27 @@ async fn an_address_goes_from_one_gateway_to_another_in_one_swap() {
     test.facts(&[binding(&web(), 80, 2500), binding(&other, 80, 2000)])
         .await;
     assert_eq!(*test.shard.plane.activations.lock(), [2]);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_dropped_is_left_to_others_and_one_that_is_gone_is_removed() {
+    for dropped in [true, false] {
+        let (mut test, _) = serving(7, 5).await;
+        if dropped {
+            let gateway = Some((&web()).into());
+            let drop = to_shard::Message::Drop(delivery::Drop { gateway });
+            assert_eq!(test.take(drop).await, [""; 0]);
+        } else {
+            let nothing = &mut EntrySet::default();
+            let mut removal = step(nothing, (5, 6), &[], false);
+            removal.removed = true;
+            test.take(to_shard::Message::Prepare(removal)).await;
+            assert_eq!(test.activate(6).await, ["acknowledged 6"]);
+        }
+        assert_eq!(test.serving(), None);
+        let left = test.shard.plane.left.lock().clone();
+        assert_eq!(left.is_empty(), !dropped, "{left:?}");
+    }
 }
 
 #[tokio::test]
