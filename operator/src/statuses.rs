@@ -10,8 +10,8 @@ use api_telemetry::Chain;
 use operator_kubernetes::StatusWriter;
 use operator_placement::PlanError;
 use operator_status::{
-    GatewayFacts, ListenerFacts, ParentFacts, StatusFolder, Statuses, class_status, gateway_status,
-    route_status,
+    GatewayFacts, ListenerFacts, ParentFacts, StatusAddress, StatusFolder, Statuses, class_status,
+    gateway_status, route_status,
 };
 use operator_translate::status::{ObjectStatus, ParentStatus};
 use parking_lot::RwLock;
@@ -169,8 +169,9 @@ impl Pipeline {
                 continue;
             }
             for address in &binding.addresses {
-                if !facts.addresses.contains(address) {
-                    facts.addresses.push(*address);
+                let address = StatusAddress::ip(*address);
+                if !facts.addresses.contains(&address) {
+                    facts.addresses.push(address);
                 }
             }
             facts.ports.entry(*port).or_default().public_port = Some(binding.public_port);

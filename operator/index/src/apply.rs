@@ -340,6 +340,9 @@ impl Index {
         let Some((old, new)) = replace(&mut self.pools, key, new) else {
             return;
         };
+        // What a Gateway's parameters are put over has changed.
+        let with_parameters = self.links.gateways_by_config_map.values();
+        dirty.gateways.extend(with_parameters.cloned());
         for (name, class) in &self.classes {
             let names_it = class.parameters_ref.as_ref().is_some_and(|of| {
                 of.name == key.name && of.namespace.as_deref() == Some(key.namespace.as_str())

@@ -85,6 +85,11 @@ impl<K: Ord + Clone, V: Ord + Clone> Multimap<K, V> {
         self.0.get(key).into_iter().flat_map(Set::iter)
     }
 
+    /// All second parts, one for each first one that it belongs to.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.values().flat_map(Set::iter)
+    }
+
     pub(crate) fn insert(&mut self, key: &K, value: &V) {
         match self.0.get_mut(key) {
             Some(values) => values.insert(value.clone()),

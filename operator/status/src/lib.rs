@@ -18,7 +18,8 @@ mod times;
 
 pub use folder::{StatusFolder, WriteError};
 pub use render::{
-    GatewayFacts, ListenerFacts, ParentFacts, class_status, gateway_status, route_status,
+    GatewayFacts, ListenerFacts, ParentFacts, StatusAddress, class_status, gateway_status,
+    route_status,
 };
 pub use statuses::{Change, Statuses};
 pub use times::keep_transition_times;

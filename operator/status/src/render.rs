@@ -10,18 +10,52 @@ use operator_translate::status::{
 };
 use serde_json::{Value, json};
 
+/// An address of a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StatusAddress {
+    /// `IPAddress` or `Hostname`.
+    pub kind: &'static str,
+    /// The address.
+    pub value: String,
+}
+
+impl StatusAddress {
+    /// An IP address.
+    pub fn ip(address: IpAddr) -> Self {
+        Self {
+            kind: "IPAddress",
+            value: address.to_string(),
+        }
+    }
+
+    /// A host name, as some load balancers give.
+    pub fn hostname(name: &str) -> Self {
+        Self {
+            kind: "Hostname",
+            value: name.to_owned(),
+        }
+    }
+}
+
+/// Addresses that a status may hold.
+///
+/// Source: gateway-api v1 `GatewayStatus.addresses`.
+const ADDRESSES_MAX: usize = 16;
+
 /// What the running system knows of a Gateway.
 #[derive(Debug, Clone, Default)]
 pub struct GatewayFacts {
     /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<StatusAddress>,
+    /// Its addresses are those of a Service: until there is one, it is not programmed.
+    pub has_service: bool,
     /// Its shards.
     pub shards: Vec<ShardId>,
     /// Newest committed revision.
     pub committed: Revision,
     /// Newest revision that all live shards serve.
     pub propagated: Revision,
-    /// Why it has no address or port at all: a reason of `Programmed`, and a message.
+    /// Why it lacks an address, or has no port at all: a reason of `Programmed`, and a message.
     pub not_placed: Option<(&'static str, String)>,
     /// By listener port.
     pub ports: BTreeMap<u16, ListenerFacts>,
@@ -138,6 +172,13 @@ pub fn gateway_status(
         )
     } else if let Some((reason, message)) = &facts.not_placed {
         Condition::no(types::PROGRAMMED, reason, message, generation)
+    } else if facts.has_service && facts.addresses.is_empty() && servable > 0 {
+        Condition::no(
+            types::PROGRAMMED,
+            reasons::ADDRESS_NOT_ASSIGNED,
+            NO_ADDRESS_YET,
+            generation,
+        )
     } else if servable == unavailable {
         let is_address = facts.ports.values().any(|port| port.is_address_unusable);
         let reason = if is_address {
@@ -180,12 +221,17 @@ pub fn gateway_status(
     let addresses: Vec<Value> = facts
         .addresses
         .iter()
-        .map(|address| json!({"type": "IPAddress", "value": address.to_string()}))
+        .take(ADDRESSES_MAX)
+        .map(|address| json!({"type": address.kind, "value": address.value}))
         .collect();
     json!({"addresses": addresses, "conditions": conditions, "listeners": listeners})
 }
 
-/// None while nothing is placed. A Gateway has all of its addresses or none.
+/// What a Gateway waits for whose Service was just made.
+const NO_ADDRESS_YET: &str =
+    "its Service has no address yet; see the Service and its Events if this stays";
+
+/// None while nothing is placed.
 ///
 /// Source: gateway-api v1 `GatewayConditionAddressesAssigned`.
 fn addresses_assigned(facts: &GatewayFacts, generation: i64) -> Option<Condition> {
@@ -198,7 +244,15 @@ fn addresses_assigned(facts: &GatewayFacts, generation: i64) -> Option<Condition
             generation,
         ));
     }
-    let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+    if facts.has_service && facts.addresses.is_empty() {
+        return Some(Condition::no(
+            types::ADDRESSES_ASSIGNED,
+            reasons::NOT_ASSIGNED,
+            NO_ADDRESS_YET,
+            generation,
+        ));
+    }
+    let addresses: Vec<&str> = facts.addresses.iter().map(|of| of.value.as_str()).collect();
     (!addresses.is_empty()).then(|| {
         Condition::yes(
             types::ADDRESSES_ASSIGNED,

@@ -22,6 +22,9 @@ pub struct Changes {
     pub certificates: BTreeMap<CertificateKey, Option<Certificate>>,
     /// Objects whose status changed or that have none any more; ask [`crate::Translation::status`].
     pub statuses: BTreeSet<ObjectKey>,
+    /// Gateways that ask for something else outside of the snapshot, came or went; ask
+    /// [`crate::Translation::infrastructure`].
+    pub infrastructure: BTreeSet<GatewayKey>,
 }
 
 /// What changed in one Gateway.
@@ -40,5 +43,6 @@ impl Changes {
             && self.backends.is_empty()
             && self.certificates.is_empty()
             && self.statuses.is_empty()
+            && self.infrastructure.is_empty()
     }
 }

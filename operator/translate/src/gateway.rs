@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::condition::{reasons, types};
-use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, TenantId};
+use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, TenantId};
 use api_snapshot::config::{GatewaySpec, ListenerSpec};
 use api_snapshot::facts::Certificate;
 use operator_index::Index;
@@ -16,6 +16,7 @@ use crate::Settings;
 use crate::certificate::Certificates;
 use crate::class::{is_ours, parameters_problem};
 use crate::conflicts::conflict;
+use crate::infrastructure::{GatewayInfrastructure, config_map, infrastructure};
 use crate::listener::{Examined, examine};
 use crate::overlap::overlaps;
 use crate::status::{Condition, GatewayStatus, ListenerStatus, gateway_object};
@@ -34,6 +35,10 @@ pub struct GatewayOutput {
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     /// Secrets that its listeners refer to and may read, whether they are there or not.
     pub secrets: BTreeSet<CertificateKey>,
+    /// What it asks for outside of the snapshot; none when that is refused.
+    pub infrastructure: Option<GatewayInfrastructure>,
+    /// The ConfigMap that it takes parameters from, whether it is there or not.
+    pub config_map: Option<ObjectKey>,
     /// Its status; `attached_routes` is 0, as routes are counted by [`crate::Translation`].
     pub status: GatewayStatus,
 }
@@ -110,6 +115,8 @@ impl GatewayOutput {
             attachable: Attachable::default(),
             certificates: BTreeMap::new(),
             secrets: BTreeSet::new(),
+            infrastructure: None,
+            config_map: None,
             status: GatewayStatus {
                 conditions: vec![accepted],
                 listeners: Vec::new(),
@@ -161,7 +168,14 @@ fn translate(
         .iter()
         .map(|listener| (listener, examine(view, gateway, listener, cache, &mut held)))
         .collect();
-    let refused = refused(gateway);
+    let (infrastructure, refused) = match infrastructure(view, gateway, settings) {
+        Ok(infrastructure) => (Some(infrastructure), refused(gateway)),
+        Err(problem) => (None, Some(problem)),
+    };
+    // In a cluster it is the Service that cannot be had: what one that is there leads to stays.
+    let unserved = refused
+        .as_ref()
+        .filter(|_| infrastructure.is_some() || settings.pool.is_none());
     let secrets = examined.iter().flat_map(|(_, found)| found.secrets.clone());
     let mut output = GatewayOutput {
         spec: Some(gateway_spec(gateway)),
@@ -169,6 +183,8 @@ fn translate(
         attachable: Attachable::default(),
         certificates: BTreeMap::new(),
         secrets: secrets.collect(),
+        infrastructure,
+        config_map: config_map(gateway),
         status: GatewayStatus {
             conditions: Vec::new(),
             listeners: Vec::new(),
@@ -182,7 +198,7 @@ fn translate(
         if let Some(problem) = problem {
             invalid.push(format!("{}: {}", listener.name, problem.message));
         }
-        let not_served = not_served(refused.as_ref(), problem, found);
+        let not_served = not_served(unserved, problem, found);
         if let (None, Some(protocol)) = (&not_served, found.protocol) {
             output.listeners.push((
                 listener.name.clone(),

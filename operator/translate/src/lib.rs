@@ -26,6 +26,8 @@
 //!   is no certificate of its key is rejected as any object is: its last good form is served.
 //! - ExternalName Services are followed, against the API's advice, as this also runs where there is no cluster;
 //!   who may refer to one is up to ReferenceGrants as for all Services.
+//! - In a cluster, parameters and addresses that cannot be had refuse a Gateway (`Accepted` False) and take nothing away that
+//!   is served: what it asks for is done by its Service, and there is none for one that was never good.
 //!
 //! It deliberately does not know: clocks, sockets, Kubernetes clients, placement, what shards have acknowledged.
 
@@ -41,6 +43,7 @@ mod filter;
 mod gateway;
 mod grants;
 mod hostname;
+mod infrastructure;
 mod listener;
 mod overlap;
 mod problem;
@@ -60,6 +63,7 @@ pub use class::translate_class;
 pub use feature::{FEATURES, Feature, Needs};
 pub use gateway::{Attachable, AttachableListener, GatewayOutput, translate_gateway};
 pub use grants::{RefFrom, RefNotPermitted, RefTo, resolve_ref};
+pub use infrastructure::GatewayInfrastructure;
 pub use route::{Parents, RouteOutput, translate_route};
 pub use settings::Settings;
 pub use translation::Translation;

@@ -64,6 +64,7 @@ struct Update {
     ops: BTreeMap<GatewayKey, BTreeMap<GatewayEntryKey, Option<GatewayEntry>>>,
     removed: BTreeSet<GatewayKey>,
     statuses: BTreeSet<ObjectKey>,
+    infrastructure: BTreeSet<GatewayKey>,
     /// Routes to translate.
     routes: BTreeSet<RouteKey>,
 }
@@ -140,6 +141,7 @@ impl Translation {
             backends,
             certificates,
             statuses: update.statuses,
+            infrastructure: update.infrastructure,
         }
     }
 

@@ -6,13 +6,13 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use api::{BackendKey, CertificateKey, GatewayKey, ObjectKey};
+use api::{BackendKey, CertificateKey, GatewayKey, ObjectKey, PoolKey};
 use api_snapshot::facts::{Backend, Certificate};
 use api_snapshot::{GatewayEntry, GatewayEntryKey};
 use common::*;
 use operator_index::{Dirty, Index};
 use operator_objects::spec::*;
-use operator_translate::{Changes, Translation};
+use operator_translate::{Changes, GatewayInfrastructure, Settings, Translation};
 use proptest::prelude::*;
 
 const NAMESPACES: [&str; 2] = ["a", "b"];
@@ -143,14 +143,70 @@ fn a_gateway() -> impl Strategy<Value = Object> {
         class,
         prop::collection::vec(a_listener(), 0..4),
         1..4_i64,
+        prop::option::weighted(0.2, parameters_of_a_gateway()),
     )
-        .prop_map(|(namespace, name, class, mut listeners, generation)| {
-            let mut seen = BTreeSet::new();
-            listeners.retain(|listener| seen.insert(listener.name.clone()));
-            let mut gateway = gateway(namespace, name, class, listeners);
-            gateway.meta.generation = generation;
-            Object::Gateway(gateway)
+        .prop_map(
+            |(namespace, name, class, mut listeners, generation, parameters)| {
+                let mut seen = BTreeSet::new();
+                listeners.retain(|listener| seen.insert(listener.name.clone()));
+                let mut gateway = gateway(namespace, name, class, listeners);
+                gateway.meta.generation = generation;
+                gateway.parameters_ref = parameters;
+                Object::Gateway(gateway)
+            },
+        )
+}
+
+fn parameters_of_a_gateway() -> impl Strategy<Value = ParametersRef> {
+    let kind = prop::sample::select(vec!["ConfigMap", "ConfigMap", "ConfigMap", "Other"]);
+    kind.prop_map(|kind| ParametersRef {
+        group: String::new(),
+        kind: kind.into(),
+        namespace: None,
+        name: "x".into(),
+    })
+}
+
+/// What a Gateway's parameters are: a ConfigMap, and the pool whose settings they are put over.
+fn a_parameters_object() -> impl Strategy<Value = Object> {
+    let text = prop::sample::select(vec![
+        "type: ClusterIP",
+        "ipFamilyPolicy: SingleStack",
+        "sort: x",
+        "",
+    ]);
+    let map = (namespace(), text).prop_map(|(namespace, text)| {
+        Object::ConfigMap(ConfigMap {
+            meta: meta(namespace, "x"),
+            data: [("service".to_owned(), text.to_owned())].into(),
         })
+    });
+    let pool = any::<bool>().prop_map(|class| {
+        let service = match class {
+            true => serde_json::json!({"loadBalancerClass": "x", "ipFamilies": ["IPv4", "IPv6"]}),
+            false => serde_json::json!({}),
+        };
+        Object::ShardPool(ShardPool {
+            meta: meta("a", "pool"),
+            spec: serde_json::json!({"service": service}),
+        })
+    });
+    let crd = prop::sample::select(vec!["v1.6.3", "v1.4.0"]).prop_map(|version| {
+        Object::Crd(Crd {
+            meta: meta("", "gateways.gateway.networking.k8s.io"),
+            kind: "Gateway".into(),
+            bundle_version: Some(version.into()),
+            channel: None,
+            versions: [("v1".to_owned(), Fields::Any)].into(),
+        })
+    });
+    prop_oneof![2 => map, 1 => pool, 1 => crd]
+}
+
+fn settings() -> Settings {
+    Settings {
+        pool: Some(PoolKey::new("a", "pool")),
+    }
 }
 
 fn parents() -> impl Strategy<Value = Vec<ParentRef>> {
@@ -218,18 +274,17 @@ fn a_service() -> impl Strategy<Value = Object> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    let class =
-        (prop::sample::select(vec!["ours", "theirs"]), any::<bool>()).prop_map(|(name, broken)| {
-            let mut class = class(name, name == "ours");
-            let parameters = || ParametersRef {
-                group: String::new(),
-                kind: "ConfigMap".into(),
-                namespace: None,
-                name: "x".into(),
-            };
-            class.parameters_ref = broken.then(parameters);
-            Object::GatewayClass(class)
-        });
+    let class = (prop::sample::select(vec!["ours", "theirs"]), 0..3_u8).prop_map(|(name, form)| {
+        let mut class = class(name, name == "ours");
+        let parameters = || ParametersRef {
+            group: "shardway.dev".into(),
+            kind: "ShardPool".into(),
+            namespace: Some("a".into()),
+            name: if form == 1 { "pool" } else { "other" }.into(),
+        };
+        class.parameters_ref = (form > 0).then(parameters);
+        Object::GatewayClass(class)
+    });
     let grant = (
         namespace(),
         namespace(),
@@ -289,6 +344,7 @@ fn object() -> impl Strategy<Value = Object> {
         2 => a_service(),
         1 => slice,
         2 => secret,
+        2 => a_parameters_object(),
     ]
 }
 
@@ -319,6 +375,7 @@ struct Follower {
     backends: BTreeMap<BackendKey, Backend>,
     certificates: BTreeMap<CertificateKey, Certificate>,
     statuses: BTreeMap<ObjectKey, String>,
+    infrastructure: BTreeMap<GatewayKey, GatewayInfrastructure>,
 }
 
 impl Follower {
@@ -354,6 +411,12 @@ impl Follower {
         }
         follow(&mut self.backends, changes.backends);
         follow(&mut self.certificates, changes.certificates);
+        for key in changes.infrastructure {
+            match translation.infrastructure(&key) {
+                Some(asked) => self.infrastructure.insert(key, asked.clone()),
+                None => self.infrastructure.remove(&key),
+            };
+        }
         for object in changes.statuses {
             let status = translation
                 .status(&object)
@@ -405,6 +468,10 @@ fn of(translation: &Translation) -> Follower {
             .statuses()
             .map(|(key, it)| (key, serde_json::to_string(&it).unwrap()))
             .collect(),
+        infrastructure: translation
+            .gateways()
+            .filter_map(|key| Some((key.clone(), translation.infrastructure(key)?.clone())))
+            .collect(),
     }
 }
 
@@ -416,6 +483,10 @@ fn assert_same(what: &str, got: &Follower, expected: &Follower) {
         "{what}: certificates"
     );
     assert_eq!(got.statuses, expected.statuses, "{what}: statuses");
+    assert_eq!(
+        got.infrastructure, expected.infrastructure,
+        "{what}: infrastructure"
+    );
 }
 
 /// Every entry leads to facts that are there, and every fact is led to.
@@ -465,7 +536,7 @@ proptest! {
     #[test]
     fn incremental_equals_full(steps in prop::collection::vec(step(), 1..30)) {
         quiet_panics();
-        let (mut index, mut translation, mut follower) = (Index::new(), Translation::new(), Follower::default());
+        let (mut index, mut translation, mut follower) = (Index::new(), Translation::with(settings()), Follower::default());
         let mut dirty = Dirty::default();
         for object in beginning() {
             dirty.merge(index.apply(Event::Apply(object)));
@@ -488,7 +559,7 @@ proptest! {
         }
         let changes = translation.update(&index, dirty);
         follower.follow(&translation, changes);
-        let full = of(&Translation::full(&index));
+        let full = of(&Translation::full_with(&index, settings()));
         assert_same("incremental", &of(&translation), &full);
         assert_same("followed", &follower, &full);
         assert_closed(&full);

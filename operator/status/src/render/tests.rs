@@ -2,6 +2,8 @@
 use api::GatewayKey;
 use operator_objects::spec::ParentRef;
 
+use operator_translate::status::ListenerStatus;
+
 use super::*;
 
 fn parent(accepted: Condition) -> ParentStatus {
@@ -67,7 +69,7 @@ fn addresses_are_assigned_or_not_and_nothing_is_said_before() {
     };
     let mut facts = GatewayFacts::default();
     assert_eq!(of(&facts), None);
-    facts.addresses = vec!["127.1.0.1".parse().unwrap()];
+    facts.addresses = vec![StatusAddress::ip("127.1.0.1".parse().unwrap())];
     assert_eq!(of(&facts), pair("True", reasons::ADDRESSES_ASSIGNED));
     facts.addresses.clear();
     facts.not_placed = Some((reasons::ADDRESS_NOT_USABLE, "taken".into()));
@@ -116,4 +118,65 @@ fn the_reason_of_programmed_says_what_the_address_lacks() {
     facts.not_placed = None;
     facts.ports.entry(80).or_default().is_address_unusable = true;
     assert_eq!(reason(&facts), pair("False", reasons::ADDRESS_NOT_USABLE));
+}
+
+#[test]
+fn a_gateway_whose_service_has_no_address_is_not_programmed_until_it_has_one() {
+    let status = GatewayStatus {
+        conditions: vec![Condition::yes(types::ACCEPTED, reasons::ACCEPTED, "", 1)],
+        listeners: vec![ListenerStatus {
+            name: "http".into(),
+            supported_kinds: Vec::new(),
+            attached_routes: 0,
+            conditions: Vec::new(),
+            servable: true,
+        }],
+    };
+    let of = |facts: &GatewayFacts| {
+        let status = gateway_status(&status, &BTreeMap::new(), facts, 1);
+        let conditions = &status["conditions"];
+        let assigned = found(conditions, types::ADDRESSES_ASSIGNED);
+        let addresses = status["addresses"].clone();
+        (found(conditions, types::PROGRAMMED), assigned, addresses)
+    };
+    let mut facts = GatewayFacts {
+        has_service: true,
+        committed: Revision(7),
+        propagated: Revision(7),
+        ..GatewayFacts::default()
+    };
+    assert_eq!(
+        of(&facts),
+        (
+            pair("False", reasons::ADDRESS_NOT_ASSIGNED),
+            pair("False", reasons::NOT_ASSIGNED),
+            json!([])
+        )
+    );
+    facts.addresses = vec![
+        StatusAddress::ip("2001:db8::1".parse().unwrap()),
+        StatusAddress::hostname("lb.example.com"),
+    ];
+    let given = json!([
+        {"type": "IPAddress", "value": "2001:db8::1"},
+        {"type": "Hostname", "value": "lb.example.com"},
+    ]);
+    assert_eq!(
+        of(&facts),
+        (
+            pair("True", reasons::PROGRAMMED),
+            pair("True", reasons::ADDRESSES_ASSIGNED),
+            given.clone()
+        )
+    );
+    // One of two is not to be had.
+    facts.not_placed = Some((reasons::ADDRESS_NOT_USABLE, "192.0.2.1 is not ours".into()));
+    assert_eq!(
+        of(&facts),
+        (
+            pair("False", reasons::ADDRESS_NOT_USABLE),
+            pair("False", reasons::NOT_ASSIGNED),
+            given
+        )
+    );
 }

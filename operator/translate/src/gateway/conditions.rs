@@ -8,28 +8,10 @@ use crate::listener::Examined;
 use crate::problem::{Problem, join};
 use crate::status::{Condition, ListenerStatus, holds};
 
-/// Why nothing of a Gateway is served.
+/// Why nothing of a Gateway is served, apart from what it asks for outside of the snapshot.
 ///
-/// Source: gateway-api v1 `GatewayConditionAccepted`, `GatewayInfrastructure.parametersRef`, `GatewaySpecAddress`.
+/// Source: gateway-api v1 `GatewayConditionAccepted`.
 pub(super) fn refused(gateway: &Gateway) -> Option<Problem> {
-    if let Some(parameters) = &gateway.parameters_ref {
-        let message = format!(
-            "spec.infrastructure.parametersRef: kind {} of group {:?} is not supported; remove it",
-            parameters.kind, parameters.group
-        );
-        return Some(Problem::new(reasons::INVALID_PARAMETERS, message));
-    }
-    if let Some(address) = gateway
-        .addresses
-        .iter()
-        .find(|address| address.kind != "IPAddress")
-    {
-        let message = format!(
-            "spec.addresses: type {} is not supported; use IPAddress",
-            address.kind
-        );
-        return Some(Problem::new(reasons::UNSUPPORTED_ADDRESS, message));
-    }
     // Client certificates that nobody checks would open what the user meant to close. Other fields do no harm unserved.
     let tls: Vec<&str> = gateway
         .unsupported

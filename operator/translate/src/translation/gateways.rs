@@ -47,6 +47,10 @@ impl Translation {
         if old_output.as_ref().map(|old| &old.attachable) != Some(&output.attachable) {
             update.routes.extend(view.routes_of_gateway(key).cloned());
         }
+        let asked = old_output.as_ref().map(|old| &old.infrastructure);
+        if asked != Some(&output.infrastructure) {
+            update.infrastructure.insert(key.clone());
+        }
         let none = BTreeMap::new();
         let had = old_output.as_ref().map_or(&none, |old| &old.certificates);
         self.certificates
@@ -78,6 +82,7 @@ impl Translation {
             update.removed.insert(key.clone());
         }
         update.ops.remove(key);
+        update.infrastructure.insert(key.clone());
         // Also those that no longer refer to it but did, and have not been translated since.
         update.routes.extend(old.rules.into_keys());
         update.routes.extend(view.routes_of_gateway(key).cloned());

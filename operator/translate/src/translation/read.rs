@@ -8,6 +8,7 @@ use api_snapshot::facts::{Backend, Certificate};
 use api_snapshot::{GatewayEntry, GatewayEntryKey};
 
 use super::Translation;
+use crate::GatewayInfrastructure;
 use crate::status::{
     ClassStatus, GatewayStatus, ObjectStatus, RouteStatus, class_object, gateway_object,
 };
@@ -126,6 +127,20 @@ impl Translation {
         gateways
             .flat_map(|gateway| gateway.output.secrets.iter().cloned())
             .collect()
+    }
+
+    /// ConfigMaps that Gateways of ours take parameters from: a source that reads by name reads these. Cost: O(Gateways).
+    pub fn config_maps(&self) -> BTreeSet<ObjectKey> {
+        let gateways = self.gateways.values();
+        gateways
+            .filter_map(|gateway| gateway.output.config_map.clone())
+            .collect()
+    }
+
+    /// What a Gateway of ours asks for outside of the snapshot. None when it is not ours, and when what it asks for cannot
+    /// be had: what there is of it then stays as it is, and nothing is made.
+    pub fn infrastructure(&self, key: &GatewayKey) -> Option<&GatewayInfrastructure> {
+        self.gateways.get(key)?.output.infrastructure.as_ref()
     }
 
     /// Backends that are referred to now.

@@ -114,17 +114,36 @@ pub(crate) fn render(translation: &Translation, notes: &[String], hidden: &[Obje
         let value = json!({"dnsNames": it.dns_names, "notAfter": it.not_after, "certificates": it.chain.len()});
         (key.to_string(), value)
     });
-    let statuses = translation
-        .statuses()
-        .filter(|(key, _)| !hidden.contains(key));
-    let statuses = statuses.map(|(key, status)| (key.to_string(), status_value(status)));
-    let sections = [
+    sections(&[
         ("notes", Value::from(notes.to_vec())),
         ("gateways", Value::Object(gateways)),
         ("backends", Value::Object(backends.collect())),
         ("certificates", Value::Object(certificates.collect())),
-        ("statuses", Value::Object(statuses.collect())),
-    ];
+        ("statuses", statuses(translation, hidden)),
+    ])
+}
+
+/// All statuses, except those of `hidden` objects.
+pub(crate) fn render_statuses(
+    translation: &Translation,
+    notes: &[String],
+    hidden: &[ObjectKey],
+) -> String {
+    sections(&[
+        ("notes", Value::from(notes.to_vec())),
+        ("statuses", statuses(translation, hidden)),
+    ])
+}
+
+fn statuses(translation: &Translation, hidden: &[ObjectKey]) -> Value {
+    let statuses = translation
+        .statuses()
+        .filter(|(key, _)| !hidden.contains(key));
+    let statuses = statuses.map(|(key, status)| (key.to_string(), status_value(status)));
+    Value::Object(statuses.collect())
+}
+
+fn sections(sections: &[(&str, Value)]) -> String {
     let mut out = String::new();
     for (name, value) in sections {
         let empty = value.as_array().is_some_and(Vec::is_empty)
@@ -133,7 +152,7 @@ pub(crate) fn render(translation: &Translation, notes: &[String], hidden: &[Obje
             let _ = write!(
                 out,
                 "{}",
-                serde_saphyr::to_string(&json!({name: value})).unwrap()
+                serde_saphyr::to_string(&json!({*name: value})).unwrap()
             );
         }
     }
