@@ -8,6 +8,7 @@ use api::{GatewayKey, ObjectKey, RouteKey};
 use api_snapshot::{Fact, FactKey};
 use operator_index::Dirty;
 use operator_translate::Translation;
+use operator_translate::status::gateway_object;
 
 use crate::delta;
 use crate::kept::Kept;
@@ -94,8 +95,20 @@ impl Pipeline {
         for (route, gateway) in self.carried_routes() {
             self.progress.carried(&route, &gateway);
         }
-        self.write_statuses(changes.statuses);
+        // All of them, not just those that this translation changed: while it followed, it noted changes and wrote nothing.
+        let mut statuses = changes.statuses;
+        statuses.extend(self.objects());
+        self.write_statuses(statuses);
         self.publish_counts();
+    }
+
+    /// Every object that may have a status.
+    fn objects(&self) -> BTreeSet<ObjectKey> {
+        let class = |name: &String| ObjectKey::new(api::GATEWAY_GROUP, "GatewayClass", "", name);
+        let gateways = self.index.gateways().map(|(key, _)| gateway_object(key));
+        let routes = self.index.routes().map(|(key, _)| key.object());
+        let classes = self.index.classes().map(|(name, _)| class(name));
+        classes.chain(gateways).chain(routes).collect()
     }
 
     /// Every route with each Gateway that it is served by.
