@@ -44,6 +44,7 @@ fn what_is_installed_serves_and_leaves_nothing_but_crds() {
     };
     install::install(&cluster, &package).unwrap();
     the_quickstart_answers(&cluster, &package);
+    the_class_is_accepted(&cluster);
     a_second_installation_changes_no_pod(&cluster, &package);
 
     install::uninstall(&cluster).unwrap();
@@ -92,6 +93,23 @@ fn the_quickstart_answers(cluster: &Cluster, package: &Package) {
             Ok(())
         } else {
             Err(answer)
+        }
+    });
+}
+
+/// The chart's class is there before the operator is: what nobody changes afterwards has a status too.
+fn the_class_is_accepted(cluster: &Cluster) {
+    wait("the class to be accepted", || {
+        let class = get(cluster, &["gatewayclass", "shardway"]);
+        let conditions = class["status"]["conditions"].as_array();
+        let accepted = conditions
+            .into_iter()
+            .flatten()
+            .any(|of| of["type"] == "Accepted" && of["status"] == "True");
+        if accepted {
+            Ok(())
+        } else {
+            Err(class["status"].to_string())
         }
     });
 }
