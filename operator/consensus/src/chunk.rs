@@ -6,8 +6,6 @@
 
 use std::borrow::Cow;
 
-use crate::mutation::{self, Mutation};
-
 /// Largest data of one entry.
 pub(crate) const ENTRY_DATA_MAX: usize = if cfg!(test) { 8 * 1024 } else { 960 * 1024 };
 /// Most chunks of a proposal. Part of the format: replicas must agree on what they drop.
@@ -64,9 +62,6 @@ impl Assembly {
     /// # Panics
     /// When the entry is not one that [`split`] made: the log is not ours, and going on would let replicas diverge.
     pub(crate) fn push<'a>(&mut self, entry: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        if mutation::on(Mutation::KeepAssembly) && entry.is_empty() {
-            return None;
-        }
         // Whatever comes, a proposal that it does not continue was left unfinished and will stay so.
         let partial = self.partial.take();
         match entry.split_first() {

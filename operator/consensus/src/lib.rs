@@ -28,6 +28,8 @@ mod members;
 mod metrics;
 mod mutation;
 mod node;
+#[cfg(test)]
+mod simulation;
 mod store;
 #[cfg(test)]
 mod testing;

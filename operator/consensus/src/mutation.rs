@@ -14,8 +14,8 @@ pub(crate) enum Mutation {
     CommitWithoutQuorum,
     /// An entry is applied twice now and then.
     ApplyTwice,
-    /// A new leader's first entry does not drop an unfinished proposal.
-    KeepAssembly,
+    /// A snapshot is taken between the entries of one proposal.
+    SnapshotInside,
     /// A leader says that it leads before it has applied what earlier ones acknowledged.
     LeadEarly,
     /// A barrier is answered without asking anyone.

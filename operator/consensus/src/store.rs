@@ -101,6 +101,8 @@ pub(crate) struct Recovered {
     pub(crate) commit: u64,
     /// Members as of the index of the last change; those of the snapshot may be newer.
     pub(crate) members: Option<(u64, Members)>,
+    /// Whether it was written, in part, by the version that knew lone voters only.
+    pub(crate) lone_voter: bool,
     /// Contiguous and without a gap behind the snapshot. Some that the snapshot covers may come first.
     pub(crate) entries: Vec<Entry>,
 }
@@ -175,6 +177,7 @@ impl Store {
             // A commit index may be on disk in front of entries that were torn off.
             commit: commit.min(last.unwrap_or(0)).max(covered),
             members,
+            lone_voter: store.wal.has_format_1(),
             snapshot,
             entries,
         };

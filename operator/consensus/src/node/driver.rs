@@ -96,8 +96,8 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
         if mutation::on(Mutation::ForgetMembers) {
             forget_members(&mut recovered, &initial);
         }
-        if !recovered.is_new() && recovered.newest_members().is_none() {
-            // Format 1 was written by lone voters.
+        // Without this one, a node that was being added would take itself for one: it has a term, and no members yet.
+        if recovered.lone_voter && recovered.newest_members().is_none() {
             let alone = Members::of(vec![config.id]);
             store.append_members(0, &alone).map_err(refused)?;
             store.sync().map_err(refused)?;
@@ -345,6 +345,12 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             leader: self.core.leader(),
             leads: ready && self.core.leads(),
         }
+    }
+
+    /// The members, as of the last applied entry.
+    #[cfg(test)]
+    pub(crate) fn members(&self) -> Members {
+        self.core.members().clone()
     }
 
     /// Answers changes of the members, after the new status was shown.

@@ -79,6 +79,10 @@ impl FakeDisk {
         self.0.lock().full = full;
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.lock().full
+    }
+
     /// Syncs fail, and as in Linux the pages are clean afterwards.
     pub(crate) fn set_failing_sync(&self, failing: bool) {
         self.0.lock().failing_sync = failing;

@@ -39,6 +39,8 @@ pub struct Wal {
     reserved: u64,
     dirty: bool,
     failed: bool,
+    /// Lowest format among the segments that were read.
+    oldest_format: u32,
 }
 
 impl Wal {
@@ -69,6 +71,7 @@ impl Wal {
             reserved: 0,
             dirty: false,
             failed: false,
+            oldest_format: header::VERSION,
         };
         for (position, sequence) in logs.iter().enumerate() {
             wal.read_segment(*sequence, position, logs.len(), &mut visit)?;
@@ -89,6 +92,7 @@ impl Wal {
             .read(&name)
             .map_err(StoreError::io(format!("read {name}")))?;
         let (identity, first, version) = header::decode(SEGMENT, &name, &bytes)?;
+        self.oldest_format = self.oldest_format.min(version);
         if position == 0 {
             self.identity.log_id = identity.log_id;
             self.next_sequence = first;
@@ -258,6 +262,11 @@ impl Wal {
     /// Whose log it is.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Whether some of it was written before there were members to write down.
+    pub(super) fn has_format_1(&self) -> bool {
+        self.oldest_format == 1
     }
 
     pub(super) fn disk(&mut self) -> &mut dyn Disk {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use api_telemetry::Chain;
 
 use super::Driver;
+use crate::mutation::{self, Mutation};
 use crate::store::{SavedSnapshot, StoreError};
 use crate::{Observed, StateMachine};
 
@@ -36,7 +37,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             || (entries > 0 && grown >= self.config.snapshot_after_bytes)
             // A log of format 1 may begin at its first entry, and nobody could join.
             || (entries > 0 && self.core.compacted() == 0);
-        if !due || !self.assembly.is_empty() {
+        if !due || self.is_inside_proposal() {
             return;
         }
         let before = Instant::now();
@@ -62,6 +63,11 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             }
         }
         self.log_bytes_at_snapshot = self.store.log_bytes();
+    }
+
+    /// A snapshot holds no chunks: whoever starts from it would never put them together.
+    fn is_inside_proposal(&self) -> bool {
+        !self.assembly.is_empty() && !mutation::on(Mutation::SnapshotInside)
     }
 
     fn current(&self) -> SavedSnapshot {
@@ -97,7 +103,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
     pub(super) fn offer_snapshot(&mut self) {
         if self.core.wants_snapshot()
             && self.transfers.offered.is_none()
-            && self.assembly.is_empty()
+            && !self.is_inside_proposal()
         {
             let snapshot = self.current();
             self.core.offer_snapshot(snapshot);
