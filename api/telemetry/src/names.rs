@@ -84,10 +84,24 @@ metrics! {
         "Connections and calls of other replicas that were refused.";
     PEER_SNAPSHOTS = "shardway_peer_snapshots", "shardway.peer.snapshots", "{snapshot}",
         "Snapshots between replicas, by outcome: sent, not_sent, received, not_received.";
+    RELAY_WAITING = "shardway_relay_waiting", "shardway.relay.waiting", "{event}",
+        "Events of this replica's shards that wait for the leader.";
+    RELAY_TAKEN = "shardway_relay_taken", "shardway.relay.taken", "{event}",
+        "Events of the present call that the leader has taken.";
+    RELAY_ENDS = "shardway_relay_ends", "shardway.relay.ends", "{call}",
+        "Calls to the leader that ended and began anew with the whole picture, by cause: full, lost.";
+    RELAY_RECEIVED = "shardway_relay_received", "shardway.relay.received", "{event}",
+        "Events of other replicas' shards that this leader has taken.";
     PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",
         "Time from a seen change to the last acknowledgement of the shards that serve it.";
     STATUS_WRITES = "shardway_status_writes", "shardway.status.writes", "{status}",
         "Statuses for the API server, by result: written, unchanged, outdated, conflict.";
+    EVENTS = "shardway_events", "shardway.events", "{event}",
+        "Kubernetes Events, by result: written, repeated, dropped (too many at once), failed.";
+    INFRASTRUCTURE_WRITES = "shardway_infrastructure_writes", "shardway.infrastructure.writes", "{object}",
+        "Services and EndpointSlices of Gateways, by result: written, deleted, refused, failed.";
+    INFRASTRUCTURE_WAITING = "shardway_infrastructure_waiting", "shardway.infrastructure.waiting", "{gateway}",
+        "Gateways whose Service or EndpointSlices wait to be written.";
     TRANSLATE_DURATION = "shardway_translate_duration_seconds", "shardway.translate.duration", "s",
         "Time to translate one batch of changes.";
     OBJECTS = "shardway_objects", "shardway.objects", "{object}",
@@ -104,6 +118,10 @@ metrics! {
         "Shards that a rollout went on without.";
     STREAMS_LAGGING = "shardway_distribute_streams_lagging", "shardway.distribute.streams.lagging", "{stream}",
         "Streams closed because their shard did not keep up.";
+    STREAMS_LEFT_TO_OTHERS = "shardway_distribute_streams_left_to_others", "shardway.distribute.streams.left_to_others", "{stream}",
+        "Streams closed because their shard had followed a replica that has applied more.";
+    RELAYS_LAGGING = "shardway_distribute_relays_lagging", "shardway.distribute.relays.lagging", "{relay}",
+        "Times that a relay to the leader did not keep up and was told all anew.";
     RESYNCS_ASKED = "shardway_distribute_resyncs", "shardway.distribute.resyncs", "{resync}",
         "Times that a shard asked for a Gateway or its facts anew.";
     RESYNCS_DELAYED = "shardway_distribute_resyncs_delayed", "shardway.distribute.resyncs.delayed", "{resync}",

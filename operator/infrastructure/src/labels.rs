@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{GATEWAY_GROUP, GatewayKey, PoolKey};
+use api::{GATEWAY_GROUP, PoolKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Serialize;
 
@@ -64,15 +64,6 @@ pub(crate) fn owner(needs: &GatewayNeeds) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: None,
     }
-}
-
-/// The Gateway that an object of ours was made for.
-pub(crate) fn gateway(meta: &ObjectMeta) -> Option<GatewayKey> {
-    let owners = meta.owner_references.as_ref()?;
-    let owner = owners
-        .iter()
-        .find(|of| of.kind == "Gateway" && of.controller == Some(true))?;
-    Some(GatewayKey::new(meta.namespace.as_deref()?, &owner.name))
 }
 
 /// Writes down a hash of `object` in its annotations.

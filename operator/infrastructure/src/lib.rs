@@ -17,17 +17,24 @@
 //!
 //! It deliberately does not know: which shards serve which Gateway and why, routes, Raft.
 
-#![allow(dead_code)] // what the effects use comes with them
-
 mod address;
+mod difference;
+mod follow;
+mod infrastructure;
+mod known;
 mod labels;
+mod metrics;
 mod name;
 mod needs;
+mod perform;
+mod queue;
 mod service;
 mod slices;
+mod world;
 
 pub use address::{assigned, wanted};
 pub use api_pool::ServiceSettings;
+pub use infrastructure::{Infrastructure, Settings};
 pub use name::{label_value, service_name};
 pub use needs::{
     AddressKind, GatewayNeeds, Observed, Problem, ShardPod, StatusAddress, WantedAddress,

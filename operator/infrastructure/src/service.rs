@@ -93,7 +93,7 @@ fn spec(
     match (wanted(needs), now) {
         (Ok(wanted), _) => ask_for(&mut spec, &wanted, is_balancer),
         (Err(_), Some(now)) if is_balancer => {
-            spec.load_balancer_ip.clone_from(&now.load_balancer_ip)
+            spec.load_balancer_ip.clone_from(&now.load_balancer_ip);
         }
         (Err(_), Some(_)) => {}
         (Err(_), None) => return None,

@@ -18,7 +18,7 @@ use crate::needs::{GatewayNeeds, ShardPod};
 /// Endpoints of one slice at most: as many as Kubernetes' own controller puts into one.
 const ENDPOINTS_MAX: usize = 100;
 /// Label that names the Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Label that keeps other controllers off.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 

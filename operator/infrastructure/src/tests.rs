@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use crate::address::problem;
 use crate::*;
 
-fn pool() -> PoolKey {
+pub(crate) fn pool() -> PoolKey {
     PoolKey::new("shardway-system", "default")
 }
 
@@ -24,7 +24,7 @@ fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn needs() -> GatewayNeeds {
+pub(crate) fn needs() -> GatewayNeeds {
     GatewayNeeds {
         gateway: GatewayKey::new("team-a", "web"),
         uid: "0a1b".into(),
