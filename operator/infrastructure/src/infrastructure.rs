@@ -152,9 +152,9 @@ impl Infrastructure {
 
 /// What watches tell: of which scope, and what.
 enum News {
-    Service(usize, Event<Service>),
-    Slice(usize, Event<EndpointSlice>),
-    Pod(Event<Pod>),
+    Service(usize, Box<Event<Service>>),
+    Slice(usize, Box<Event<EndpointSlice>>),
+    Pod(Box<Event<Pod>>),
 }
 
 fn watches(
@@ -170,20 +170,21 @@ fn watches(
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let wrap = move |event| News::Service(number, event);
+        let wrap = move |event| News::Service(number, Box::new(event));
         let watch = follow("Service", services, config.clone(), news.clone(), wrap);
         tasks.push(spawn("watch-services", watch).abort_handle());
         let slices = match scope {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let wrap = move |event| News::Slice(number, event);
+        let wrap = move |event| News::Slice(number, Box::new(event));
         let watch = follow("EndpointSlice", slices, config, news.clone(), wrap);
         tasks.push(spawn("watch-slices", watch).abort_handle());
     }
     let config = watcher::Config::default().labels(&format!("{POOL}={}", pool.name));
     let pods = Api::namespaced(client.clone(), &pool.namespace);
-    let watch = follow("Pod", pods, config, news.clone(), News::Pod);
+    let wrap = |event| News::Pod(Box::new(event));
+    let watch = follow("Pod", pods, config, news.clone(), wrap);
     tasks.push(spawn("watch-shards", watch).abort_handle());
     tasks
 }
@@ -280,12 +281,12 @@ impl Actor {
     fn hear(&mut self, news: News) {
         let places = match news {
             News::Service(scope, event) => {
-                let places = self.world.take_service(scope, event);
+                let places = self.world.take_service(scope, *event);
                 self.untold.extend(places.iter().cloned());
                 places
             }
-            News::Slice(scope, event) => self.world.take_slice(scope, event),
-            News::Pod(event) => self.world.take_pod(event),
+            News::Slice(scope, event) => self.world.take_slice(scope, *event),
+            News::Pod(event) => self.world.take_pod(*event),
         };
         self.mark(places);
     }
