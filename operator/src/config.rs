@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::Context;
+use api::PoolKey;
 use api_telemetry::LogFormat;
 use clap::Parser;
 use operator_placement::AddressRange;
@@ -26,6 +28,33 @@ impl FromStr for SourceSpec {
             None if text == "kube" => Ok(Self::Kube),
             _ => Err(format!("unknown source {text:?}; use dir:FOLDER or kube")),
         }
+    }
+}
+
+/// Where a replica is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerSpec {
+    /// Its number.
+    pub(crate) ordinal: u32,
+    /// `host:port`.
+    pub(crate) address: String,
+}
+
+impl FromStr for PeerSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=');
+        let parsed = parts.and_then(|(ordinal, address)| {
+            let ordinal = ordinal.trim().parse().ok()?;
+            let (host, port) = address.rsplit_once(':')?;
+            let is_address = !host.is_empty() && port.parse::<u16>().is_ok();
+            is_address.then(|| Self {
+                ordinal,
+                address: address.to_owned(),
+            })
+        });
+        parsed.ok_or_else(|| format!("{text:?} is not NUMBER=HOST:PORT"))
     }
 }
 
@@ -94,6 +123,64 @@ pub(crate) struct Config {
     )]
     pub(crate) address_range: AddressRange,
 
+    /// Address that the other replicas of the operator reach this one at; without it, this replica is the only one. Port 0
+    /// is of no use: the others are told the port
+    #[arg(long, env = "SHARDWAY_PEER", value_name = "ADDR")]
+    pub(crate) peer: Option<SocketAddr>,
+
+    /// Replicas of the operator, count: 1, 3 or 5. A majority of them must run for changes to go on
+    #[arg(long, env = "SHARDWAY_REPLICAS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) replicas: u32,
+
+    /// Number of this replica, from 0 [default: what --pod-name ends in, or 0]
+    #[arg(long, env = "SHARDWAY_ORDINAL", value_name = "N")]
+    pub(crate) ordinal: Option<u32>,
+
+    /// Addresses of all replicas, NUMBER=HOST:PORT, comma-separated [default: by --peers-service]
+    #[arg(
+        long,
+        env = "SHARDWAY_PEERS",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub(crate) peers: Vec<PeerSpec>,
+
+    /// Headless Service of the replicas: number N is POD-N.SERVICE.NAMESPACE.svc
+    #[arg(long, env = "SHARDWAY_PEERS_SERVICE", value_name = "NAME")]
+    pub(crate) peers_service: Option<String>,
+
+    /// Name of this pod
+    #[arg(long, env = "SHARDWAY_POD_NAME", value_name = "NAME")]
+    pub(crate) pod_name: Option<String>,
+
+    /// Namespace of this pod: of the ShardPool, of shards, of the pool's certificates
+    #[arg(long, env = "SHARDWAY_POD_NAMESPACE", value_name = "NAME")]
+    pub(crate) pod_namespace: Option<String>,
+
+    /// With source kube: the ShardPool that is served, in the pod's namespace. Shards are made from it, and each Gateway gets
+    /// a Service; without it, Gateways are served on this machine as with a folder
+    #[arg(long, env = "SHARDWAY_POOL", value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+
+    /// Image of the shards
+    #[arg(
+        long,
+        env = "SHARDWAY_SHARD_IMAGE",
+        value_name = "IMAGE",
+        default_value = "shardway/shard-proxy:dev"
+    )]
+    pub(crate) shard_image: String,
+
+    /// Service account of the shards
+    #[arg(
+        long,
+        env = "SHARDWAY_SHARD_SERVICE_ACCOUNT",
+        value_name = "NAME",
+        default_value = "shardway-shard"
+    )]
+    pub(crate) shard_service_account: String,
+
     /// Shards in the pool, count
     #[arg(long, env = "SHARDWAY_SHARDS", value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -107,6 +194,10 @@ pub(crate) struct Config {
     /// Whether shards may bind ports below 1024
     #[arg(long, env = "SHARDWAY_PRIVILEGED_PORTS", value_enum, default_value_t = PrivilegedPorts::Auto)]
     pub(crate) privileged_ports: PrivilegedPorts,
+
+    /// Folder for certificates; replicas on one machine share it [default: DATA/tls]
+    #[arg(long, env = "SHARDWAY_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
 
     /// Serve the delta stream without TLS. Only for experiments on a loopback address
     #[arg(long, env = "SHARDWAY_INSECURE_STREAM", default_value_t = false)]
@@ -133,6 +224,54 @@ pub(crate) struct Config {
     /// YAML file with any of these settings by their long names (`shards-per-gateway: 3`)
     #[arg(long, env = "SHARDWAY_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+impl Config {
+    /// Folder for certificates.
+    pub(crate) fn tls_dir(&self) -> PathBuf {
+        let own = || self.data.join("tls");
+        self.tls_dir.clone().unwrap_or_else(own)
+    }
+
+    /// The ShardPool that is served, in a cluster.
+    pub(crate) fn pool_key(&self) -> anyhow::Result<Option<PoolKey>> {
+        let (SourceSpec::Kube, Some(pool)) = (&self.source, &self.pool) else {
+            return Ok(None);
+        };
+        Ok(Some(PoolKey::new(self.namespace()?, pool)))
+    }
+
+    /// Namespace of this pod.
+    pub(crate) fn namespace(&self) -> anyhow::Result<&str> {
+        let namespace = self.pod_namespace.as_deref();
+        namespace.context("--pod-namespace is needed with --pool")
+    }
+
+    /// The number of this replica.
+    pub(crate) fn ordinal(&self) -> u32 {
+        let of_pod = || {
+            let name = self.pod_name.as_deref()?;
+            name.rsplit_once('-')?.1.parse().ok()
+        };
+        self.ordinal.or_else(of_pod).unwrap_or(0)
+    }
+
+    /// The StatefulSet of this pod.
+    pub(crate) fn stateful_set(&self) -> Option<&str> {
+        Some(self.pod_name.as_deref()?.rsplit_once('-')?.0)
+    }
+
+    /// Where a replica is reached, if that is told.
+    pub(crate) fn peer_address(&self, ordinal: u32) -> Option<String> {
+        if let Some(peer) = self.peers.iter().find(|peer| peer.ordinal == ordinal) {
+            return Some(peer.address.clone());
+        }
+        let service = self.peers_service.as_deref()?;
+        let set = self.stateful_set()?;
+        let namespace = self.pod_namespace.as_deref()?;
+        let port = self.peer?.port();
+        Some(format!("{set}-{ordinal}.{service}.{namespace}.svc:{port}"))
+    }
 }
 
 #[cfg(test)]
@@ -162,5 +301,32 @@ mod tests {
         let error = "kubes".parse::<SourceSpec>().unwrap_err();
         assert_eq!(error, "unknown source \"kubes\"; use dir:FOLDER or kube");
         assert_eq!("kube".parse(), Ok(SourceSpec::Kube));
+    }
+
+    #[test]
+    fn replicas_are_found_by_a_list_or_by_their_service() {
+        let parse = |flags: &[&str]| {
+            let all = ["operator", "--source", "kube"].iter().chain(flags);
+            Config::try_parse_from(all).unwrap()
+        };
+        let listed = parse(&["--peers", "0=127.0.0.1:7101,1=[::1]:7102"]);
+        assert_eq!(listed.peer_address(1).as_deref(), Some("[::1]:7102"));
+        assert_eq!((listed.peer_address(2), listed.ordinal()), (None, 0));
+        let pod = parse(&[
+            "--pod-name",
+            "shardway-operator-2",
+            "--pod-namespace",
+            "system",
+            "--peers-service",
+            "peers",
+            "--peer",
+            "[::]:7001",
+        ]);
+        assert_eq!(pod.ordinal(), 2);
+        assert_eq!(
+            pod.peer_address(0).as_deref(),
+            Some("shardway-operator-0.peers.system.svc:7001")
+        );
+        assert!("1=nowhere".parse::<PeerSpec>().is_err());
     }
 }

@@ -5,10 +5,13 @@ mod config;
 mod delta;
 mod kept;
 mod machine;
+mod owned;
 mod pipeline;
 mod privileged;
 mod progress;
+mod replica;
 mod retire;
+mod security;
 mod source;
 mod statuses;
 mod view;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use anyhow::Context;
 use api_snapshot::Command;
 use api_telemetry::Chain;
+use operator_consensus::{Leadership, Observed};
 use operator_distribute::{AppliedEvent, Distributor};
 use operator_kubernetes::{KubeSource, StatusWriter};
 use operator_placement::{Allocator, PortRules, Rules};
@@ -33,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{Config, SourceSpec};
 use crate::machine::Machine;
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use crate::source::Source;
 use crate::statuses::Sink;
 use crate::view::{PipelineMetrics, Published, View};
@@ -55,7 +60,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
         SourceSpec::Dir(folder) => (Some(DirSource::open(folder, &config.data)?), None),
         SourceSpec::Kube => (None, Some(operator_kubernetes::client().await?)),
     };
-    let tls = operator_distribute::tls::ensure(&config.data.join("tls"), config.shards)?;
+    let pool = config.pool_key()?;
+    if let (Some(client), Some(pool), Some(set)) = (&client, &pool, config.stateful_set()) {
+        let adopted = owned::adopt(client.clone(), pool.namespace.clone(), set.to_owned());
+        api_telemetry::task::spawn("owned", adopted);
+    }
+    let security = security::open(&config, client.as_ref()).await?;
 
     let machine = Machine::default();
     let (activate, activations) = mpsc::channel(1);
@@ -63,20 +73,26 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Entries that are replayed at start go into the snapshot, not to the distributor, which reads it when it starts.
     let distributor: Arc<std::sync::OnceLock<Distributor>> = Arc::default();
     let observed = Arc::clone(&distributor);
-    let node = operator_consensus::start(
-        operator_consensus::Config::single(config.data.join("raft")),
-        Arc::new(RwLock::new(machine.clone())),
-        move |applied| {
-            if let Some(distributor) = observed.get() {
+    let observer = move |seen| {
+        let Some(distributor) = observed.get() else {
+            return;
+        };
+        match seen {
+            Observed::Applied(applied) => {
                 let index = api::Revision(applied.index);
                 let machine::Output { applied } = applied.output;
                 distributor.applied(AppliedEvent { index, applied });
             }
-        },
-    )?;
-    let node = Arc::new(node);
-    // One voter leads from its start on.
-    let (_leads, leading) = watch::channel(true);
+            Observed::Restored { .. } => {}
+        }
+    };
+    let peers = security.peers.as_ref();
+    let Replica {
+        node,
+        metrics: replica_metrics,
+        directory: _,
+    } = replica::start(&config, client.as_ref(), peers, &machine, observer).await?;
+    let (leads, leading) = watch::channel(false);
     let rollout = operator_distribute::Config {
         prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
     };
@@ -126,7 +142,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             let client = client.context("a client of the API server")?;
             let settings = operator_kubernetes::Settings {
                 namespaces: config.namespaces.clone(),
-                ..operator_kubernetes::Settings::default()
+                pool: pool.clone(),
             };
             Source::Kube(KubeSource::start(client, &settings), Arc::clone(&statuses))
         }
@@ -138,7 +154,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         translate: Arc::clone(&translate_duration),
     };
     let mut sources = vec![
-        node.metrics(),
         distributor.metrics(),
         Arc::new(metrics),
         telemetry.metrics(),
@@ -146,6 +161,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Sink::Kube(writer) = &sink {
         sources.push(writer.metrics());
     }
+    sources.extend(replica_metrics);
+    sources.extend(security.metrics);
     telemetry.export_metrics(sources.clone());
     let view = View {
         info,
@@ -161,19 +178,20 @@ async fn run(config: Config) -> anyhow::Result<()> {
         "admin",
         api_telemetry::admin::serve(admin, move |path, _| view.answer(path)),
     );
-    let tls = (!config.insecure_stream).then_some(tls);
     let served = api_telemetry::task::spawn(
         "streams",
-        operator_distribute::serve(distributor, stream, tls),
+        operator_distribute::serve(distributor, stream, security.streams),
     );
     let activated =
         api_telemetry::task::spawn("activations", activate_all(Arc::clone(&node), activations));
+
+    api_telemetry::task::spawn("leadership", tell_leadership(node.leadership(), leads));
 
     let statuses_to_save = Arc::clone(&statuses);
     let privileged_below = privileged::below(config.privileged_ports);
     let pipeline = Pipeline {
         index: operator_index::Index::new(),
-        translation: operator_translate::Translation::new(),
+        translation: operator_translate::Translation::with(operator_translate::Settings { pool }),
         allocator: Allocator::new(
             config.shards,
             usize::from(config.shards_per_gateway),
@@ -214,13 +232,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        () = failed(&node) => anyhow::bail!("the raft log has failed; see the log above"),
+        () = node.stopped() => anyhow::bail!("the raft log has failed; see the log above"),
         ended = pipeline => anyhow::bail!("the pipeline ended: {ended:?}"),
         ended = served => anyhow::bail!("the delta streams ended: {ended:?}"),
         ended = activated => anyhow::bail!("activations ended: {ended:?}"),
     }
     tracing::info!("stopping");
     statuses::save_now(&statuses_to_save, &sink).await;
+    // A leader hands over, so that nobody waits for an election.
+    let _ = tokio::task::spawn_blocking(move || node.shutdown()).await;
     let _ = std::fs::remove_file(&found_by);
     Ok(())
 }
@@ -246,10 +266,15 @@ async fn activate_all(
     }
 }
 
-/// Returns once the log has failed: the process must end, so that what is started next reads what is really there.
-async fn failed(node: &operator_consensus::Node<machine::Output>) {
-    let mut poll = tokio::time::interval(Duration::from_millis(500));
-    while !node.has_stopped() {
-        poll.tick().await;
+/// Tells who leads to those who do as a leader does: first to the rollout, which is to hear of what the pipeline commits.
+async fn tell_leadership(mut leadership: watch::Receiver<Leadership>, leads: watch::Sender<bool>) {
+    loop {
+        let now = leadership.borrow_and_update().leads;
+        if now != *leads.borrow() {
+            leads.send_replace(now);
+        }
+        if leadership.changed().await.is_err() {
+            return; // the node has ended, and with it the process
+        }
     }
 }

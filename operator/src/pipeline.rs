@@ -70,7 +70,7 @@ pub(crate) struct Pipeline {
     pub(crate) blocked: Option<Blocked>,
     /// What is committed is not what this process took it for.
     pub(crate) astray: bool,
-    /// Other Secrets may be referred to than before.
+    /// Other Secrets or ConfigMaps may be referred to than before.
     pub(crate) gateways_changed: bool,
     /// Whether this replica leads, as Raft sees it.
     pub(crate) leading: watch::Receiver<bool>,
@@ -104,8 +104,8 @@ impl Pipeline {
                     } else {
                         self.follow(batch);
                     }
-                    if std::mem::take(&mut self.gateways_changed) && source.is_asked_for_secrets() {
-                        source.want_secrets(&self.translation.secrets(), false).await;
+                    if std::mem::take(&mut self.gateways_changed) && source.is_asked_by_name() {
+                        source.want_named(&self.translation, false).await;
                     }
                 }
                 Some(report) = self.reports.recv() => {

@@ -1,17 +1,17 @@
 //! Where objects come from: a folder of manifests, or a cluster. The pipeline does not tell them apart.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{CertificateKey, ObjectKey};
+use api::ObjectKey;
 use operator_kubernetes::{KubeBatch, KubeSource};
 use operator_source::{Batch, DirSource};
 use operator_status::Statuses;
+use operator_translate::Translation;
 use parking_lot::RwLock;
 
-/// How long a start waits for Secrets before it goes on without them.
-const SECRETS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a start waits for Secrets and ConfigMaps before it goes on without them.
+const NAMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A source of objects.
 #[allow(clippy::large_enum_variant)] // there is one
@@ -23,7 +23,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Everything that is there, except Secrets of a cluster: those are asked for by [`Source::want_secrets`].
+    /// Everything that is there, except Secrets and ConfigMaps of a cluster: those are asked for by [`Source::want_named`].
     pub(crate) async fn initial(&mut self) -> Batch {
         match self {
             Self::Dir(source) => source.initial(),
@@ -65,18 +65,15 @@ impl Source {
         }
     }
 
-    /// Reads just these Secrets from now on; a folder holds them all. With `wait`, gives what is known of them once they
-    /// have been looked at.
-    pub(crate) async fn want_secrets(
-        &mut self,
-        wanted: &BTreeSet<CertificateKey>,
-        wait: bool,
-    ) -> Batch {
+    /// Reads just the Secrets and ConfigMaps that translation refers to from now on; a folder holds them all. With `wait`,
+    /// gives what is known of them once they have been looked at.
+    pub(crate) async fn want_named(&mut self, translation: &Translation, wait: bool) -> Batch {
         match self {
             Self::Kube(source, _) => {
-                source.want_secrets(wanted);
+                source.want_secrets(&translation.secrets());
+                source.want_config_maps(&translation.config_maps());
                 if wait {
-                    source.settle(SECRETS_WITHIN).await.batch
+                    source.settle(NAMED_WITHIN).await.batch
                 } else {
                     Batch::default()
                 }
@@ -85,8 +82,8 @@ impl Source {
         }
     }
 
-    /// Whether Secrets have to be asked for.
-    pub(crate) fn is_asked_for_secrets(&self) -> bool {
+    /// Whether Secrets and ConfigMaps have to be asked for.
+    pub(crate) fn is_asked_by_name(&self) -> bool {
         matches!(self, Self::Kube(..))
     }
 }

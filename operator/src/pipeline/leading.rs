@@ -18,12 +18,12 @@ impl Pipeline {
         for event in batch.events {
             self.index.apply(event);
         }
-        if source.is_asked_for_secrets() {
+        if source.is_asked_by_name() {
             // Which ones is known only now; without them, what they serve would be taken away.
             self.tell_time();
             self.translation
                 .update(&self.index, Dirty::all(&self.index));
-            let batch = source.want_secrets(&self.translation.secrets(), true).await;
+            let batch = source.want_named(&self.translation, true).await;
             self.follow(batch);
         }
     }

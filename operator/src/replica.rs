@@ -1,0 +1,162 @@
+//! This replica of Raft: alone, or one of several that reach each other.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use api_telemetry::metrics::Source;
+use operator_consensus::{Node, Observed};
+use operator_identity::Credentials;
+use operator_kubernetes::Client;
+use operator_peers::members::{FileStore, Founding, Keeping, KubeStore, MembersStore, Membership};
+use operator_peers::{Directory, PeerTls, Transport};
+use parking_lot::RwLock;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::machine::{Machine, Output};
+
+/// ConfigMap with the table of members.
+const MEMBERS: &str = "shardway-members";
+
+/// A node of Raft, and what belongs to it.
+pub(crate) struct Replica {
+    pub(crate) node: Arc<Node<Output>>,
+    pub(crate) metrics: Vec<Arc<dyn Source>>,
+    /// Ordinals of replicas by their raft ids; none for one that is alone.
+    pub(crate) directory: Option<Directory>,
+}
+
+/// Starts Raft on the data folder. `observer` is told, on Raft's own thread, of each entry from then on.
+///
+/// # Errors
+/// A folder, an address or a table of members that cannot be used.
+pub(crate) async fn start(
+    config: &Config,
+    client: Option<&Client>,
+    credentials: Option<&Credentials>,
+    machine: &Machine,
+    observer: impl FnMut(Observed<Output>) + Send + 'static,
+) -> anyhow::Result<Replica> {
+    let state = Arc::new(RwLock::new(machine.clone()));
+    let folder = config.data.join("raft");
+    let Some(address) = config.peer else {
+        let mut observer = observer;
+        let settings = operator_consensus::Config::single(folder);
+        let node = operator_consensus::start(settings, state, move |applied| {
+            observer(Observed::Applied(applied));
+        })?;
+        let node = Arc::new(node);
+        return Ok(Replica {
+            metrics: vec![node.metrics()],
+            node,
+            directory: None,
+        });
+    };
+    std::fs::create_dir_all(&config.data)?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("bind the address of this replica {address}"))?;
+    let ordinal = u64::from(config.ordinal());
+    let store = members(config, client)?;
+    let local = config.data.join("member.json");
+    let membership = join(config, &local, &*store, ordinal).await;
+    let directory = Directory::new(membership.document.directory());
+    let (transport, outbox) = Transport::new(
+        operator_peers::Config::new(membership.id, ordinal, membership.cluster_id.clone()),
+        directory.clone(),
+    );
+    let settings = operator_consensus::Config::member(
+        folder,
+        membership.id,
+        membership.initial_voters.clone(),
+    );
+    let node = operator_consensus::start_with_peers(settings, state, outbox, observer)?;
+    let node = Arc::new(node);
+    let metrics = vec![node.metrics(), transport.metrics()];
+    let tls = match credentials {
+        Some(credentials) => PeerTls::Mutual(Arc::new(credentials.clone())),
+        None => PeerTls::LoopbackOnly,
+    };
+    transport.start(listener, tls, Arc::clone(&node) as Arc<_>)?;
+    let (_, replicas) = watch::channel(u64::from(config.replicas));
+    let keeping = Keeping {
+        ordinal,
+        membership,
+        local: local.clone(),
+        store,
+        directory: directory.clone(),
+        group: Arc::clone(&node) as Arc<_>,
+        replicas,
+        every: Keeping::EVERY,
+    };
+    let data = config.data.clone();
+    api_telemetry::task::spawn("members", async move {
+        operator_peers::members::keep(keeping).await;
+        // Its raft id is nobody's any more: with an empty folder this replica joins as a new one.
+        if let Err(error) = set_aside(&data) {
+            tracing::error!(%error, folder = %data.display(), "move the content of the data folder aside and start anew");
+        }
+        std::process::exit(3);
+    });
+    Ok(Replica {
+        node,
+        metrics,
+        directory: Some(directory),
+    })
+}
+
+/// Where the table of members is kept: in the cluster, else in a file that all replicas see.
+fn members(config: &Config, client: Option<&Client>) -> anyhow::Result<Arc<dyn MembersStore>> {
+    let (Some(client), Some(_)) = (client, &config.pool) else {
+        let file = config.tls_dir().join("members.json");
+        return Ok(Arc::new(FileStore::new(file)));
+    };
+    let namespace = config.namespace()?;
+    let labels = [("app.kubernetes.io/part-of", "shardway")];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let store = KubeStore::new(client.clone(), namespace, MEMBERS, labels.into(), None);
+    Ok(Arc::new(store))
+}
+
+/// Who this replica is. Waits for the table of members when this disk is new.
+async fn join(config: &Config, local: &Path, store: &dyn MembersStore, ordinal: u64) -> Membership {
+    let address = |ordinal: u64| {
+        let told = u32::try_from(ordinal)
+            .ok()
+            .and_then(|n| config.peer_address(n));
+        told.unwrap_or_default()
+    };
+    let founding = Founding {
+        replicas: u64::from(config.replicas),
+        address: &address,
+    };
+    loop {
+        match operator_peers::members::join(local, store, ordinal, &founding).await {
+            Ok(membership) => return membership,
+            Err(error) => {
+                let error = api_telemetry::Chain(&error);
+                tracing::warn!(%error, "this replica does not know its raft id yet; trying on");
+                tokio::time::sleep(JOIN_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Pause before the table of members is asked again.
+const JOIN_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Moves what belongs to a raft id that was given up out of the way.
+fn set_aside(data: &Path) -> std::io::Result<()> {
+    let aside = data.join("replaced");
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
+    }
+    std::fs::create_dir_all(&aside)?;
+    // The record last: without it the log would be taken for a new disk's.
+    for name in ["raft", "member.json"] {
+        std::fs::rename(data.join(name), aside.join(name))?;
+    }
+    Ok(())
+}
