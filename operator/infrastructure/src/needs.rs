@@ -110,6 +110,8 @@ pub struct Observed {
     pub addresses: Vec<StatusAddress>,
     /// What it does not have, and why.
     pub problem: Option<Problem>,
+    /// Shards that its clients are led to, as was asked for last; none while that waits to be written.
+    pub led_to: Option<Vec<ShardId>>,
 }
 
 impl ShardPod {

@@ -365,10 +365,12 @@ impl World {
         let addresses = service.map(assigned).unwrap_or_default();
         let refused = self.refused.get(place).cloned();
         let problem = refused.or_else(|| problem(needs, &addresses));
+        let is_written = self.plan(place).is_empty();
         Some(Observed {
             gateway: needs.gateway.clone(),
             addresses,
             problem,
+            led_to: is_written.then(|| needs.shards.clone()),
         })
     }
 }
