@@ -29,6 +29,8 @@ pub mod reasons {
     macro_rules! reasons {
         ($($konst:ident = $text:literal),* $(,)?) => {
             $(#[doc = concat!("`", $text, "`")] pub const $konst: &str = $text;)*
+            /// All of them.
+            pub const ALL: &[&str] = &[$($konst),*];
         };
     }
     reasons! {
@@ -67,8 +69,28 @@ pub mod reasons {
         NO_MATCHING_PARENT = "NoMatchingParent",
         INVALID_FILTER = "InvalidFilter",
         INCOMPATIBLE_FILTERS = "IncompatibleFilters",
-        QUARANTINED = "shardway.dev/Quarantined",
+        QUARANTINED = "Quarantined",
         PROPAGATED = "Propagated",
         WAITING = "Waiting",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Source: Kubernetes, validation of `metav1.Condition`: an API server refuses a status with any other.
+    #[test]
+    fn reasons_are_words_that_a_condition_may_have() {
+        for reason in reasons::ALL {
+            let is_word = |c: char| c.is_ascii_alphanumeric() || "_,:".contains(c);
+            let ends = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            assert!(
+                reason.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && reason.chars().all(is_word)
+                    && reason.ends_with(ends),
+                "{reason}"
+            );
+        }
     }
 }

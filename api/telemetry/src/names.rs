@@ -85,11 +85,9 @@ metrics! {
     PEER_SNAPSHOTS = "shardway_peer_snapshots", "shardway.peer.snapshots", "{snapshot}",
         "Snapshots between replicas, by outcome: sent, not_sent, received, not_received.";
     RELAY_WAITING = "shardway_relay_waiting", "shardway.relay.waiting", "{event}",
-        "Events of this replica's shards that wait for the leader.";
-    RELAY_TAKEN = "shardway_relay_taken", "shardway.relay.taken", "{event}",
-        "Events of the present call that the leader has taken.";
+        "Events of this replica's shards that are on their way to the leader and not acknowledged.";
     RELAY_ENDS = "shardway_relay_ends", "shardway.relay.ends", "{call}",
-        "Calls to the leader that ended and began anew with the whole picture, by cause: full, lost.";
+        "Calls to the leader that ended or did not come about; the next one begins with all that is so.";
     RELAY_RECEIVED = "shardway_relay_received", "shardway.relay.received", "{event}",
         "Events of other replicas' shards that this leader has taken.";
     PROPAGATION_DURATION = "shardway_propagation_duration_seconds", "gateway.propagation.duration", "s",

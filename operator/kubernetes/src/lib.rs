@@ -3,29 +3,39 @@
 //! ```text
 //!   API server --one watch for each kind--> Watched (pure) --batches--> pipeline
 //!              --one watch for each object read by its name------'
-//!   API server <--read, merge (pure), write what differs-- StatusWriter <-- statuses
+//!   API server <--read, cut, merge (pure), write what differs-- StatusWriter <-- statuses
+//!              <--what that changes, told once-- EventWriter <-----'
 //! ```
 //!
 //! **Invariants**
 //! - A relist replaces what is known of its kind at its end, never piecemeal; what has not changed is not handed on.
 //! - Secrets and ConfigMaps are read by name when they are referred to, never listed.
 //! - A kind whose CRD is missing, or that we may not read, holds nobody back; it is taken up when it appears.
-//! - A status write touches our own entries alone; one that would change nothing is not made.
+//! - A status write touches our own entries alone, says nothing that the installed CRD does not know, and is not made when it
+//!   would change nothing.
 //!
 //! It deliberately does not know what objects mean together.
 
 mod convert;
+mod events;
+#[cfg(test)]
+mod fake;
 mod kinds;
 mod merge;
 mod named;
+mod news;
+mod pace;
+mod schemas;
 mod source;
 mod status;
 mod urgency;
 mod watch;
 mod watched;
 
+pub use events::{EventType, EventWriter, Regarding};
 pub use kube::Client;
 pub use merge::{differs, own as own_status};
+pub use schemas::Schemas;
 pub use source::{KubeBatch, KubeSource, Settings};
 pub use status::{Counts, StatusWriter, WriteError};
 

@@ -13,6 +13,11 @@ const OURS: &[&str] = &[
     types::ADDRESSES_ASSIGNED,
 ];
 
+/// Entries of `status.parents` that a route may have.
+///
+/// Source: gateway-api v1 `RouteStatus.parents`.
+const PARENTS_MAX: usize = 32;
+
 /// The status that an object is to have: ours in place of what we said before, everybody else's as it is. None when nothing
 /// would change.
 pub(crate) fn merged(object: &ObjectKey, current: &Value, ours: Option<&Value>) -> Option<Value> {
@@ -25,6 +30,8 @@ pub(crate) fn merged(object: &ObjectKey, current: &Value, ours: Option<&Value>) 
         let mut parents = list(current, "parents");
         parents.retain(|parent| !is_ours(parent));
         parents.extend(ours.map(|ours| list(ours, "parents")).unwrap_or_default());
+        // More would refuse them all; whose are the last are ours.
+        parents.truncate(PARENTS_MAX);
         new["parents"] = parents.into();
     } else {
         let ours = ours?;
@@ -125,6 +132,18 @@ mod tests {
         assert_eq!(without, json!({"parents": [theirs]}));
         assert_eq!(own(&key("HTTPRoute"), &status), Some(ours));
         assert_eq!(own(&key("HTTPRoute"), &without), None);
+    }
+
+    #[test]
+    fn a_route_has_no_more_parents_than_it_may_and_foreign_ones_stay() {
+        let parent = |controller: &str, name: usize| json!({"controllerName": controller, "parentRef": {"name": name}});
+        let theirs: Vec<Value> = (0..5).map(|name| parent("other.test/c", name)).collect();
+        let ours: Vec<Value> = (0..30).map(|name| parent(CONTROLLER_NAME, name)).collect();
+        let (current, ours) = (json!({"parents": theirs}), json!({"parents": ours}));
+        let status = merged(&key("HTTPRoute"), &current, Some(&ours)).unwrap();
+        let parents = status["parents"].as_array().unwrap();
+        assert_eq!(parents.len(), 32);
+        assert_eq!(parents[..5], theirs);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{CertificateKey, ObjectKey, PoolKey};
 use kube::Client;
-use operator_objects::spec::Event;
+use operator_objects::spec::{Event, Object};
 use operator_source::{Batch, Problem};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::kinds::{CONFIG_MAP, CRD, Kind, NAMESPACE, POOL, SECRET, WATCHED};
 use crate::named::Named;
+use crate::schemas::Schemas;
 use crate::watch::{self, Report, Target, WatchId};
 use crate::watched::{Changed, Watched};
 
@@ -40,6 +41,8 @@ pub struct KubeSource {
     report: mpsc::Sender<(WatchId, Report)>,
     watches: BTreeMap<WatchId, Watch>,
     next_id: WatchId,
+    schemas: Schemas,
+    changed_schemas: BTreeSet<String>,
     secrets: Named,
     config_maps: Named,
     /// Problems as they were last told.
@@ -83,6 +86,8 @@ impl KubeSource {
             report,
             watches: BTreeMap::new(),
             next_id: 0,
+            schemas: Schemas::default(),
+            changed_schemas: BTreeSet::new(),
             secrets: Named::default(),
             config_maps: Named::default(),
             told: Vec::new(),
@@ -189,6 +194,17 @@ impl KubeSource {
         }
     }
 
+    /// What the installed CRDs let statuses say; it follows them.
+    pub fn schemas(&self) -> Schemas {
+        self.schemas.clone()
+    }
+
+    /// Kinds whose statuses may say something else than at the last call, as their CRD has changed: what is said of their
+    /// objects is to be compared again.
+    pub fn take_changed_schemas(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed_schemas)
+    }
+
     /// Watches just these Secrets from now on.
     pub fn want_secrets(&mut self, wanted: &BTreeSet<CertificateKey>) {
         let key = |of: &CertificateKey| ObjectKey::new("", SECRET.kind, &of.namespace, &of.name);
@@ -291,6 +307,13 @@ impl KubeSource {
     fn batch(&mut self, changed: Changed) -> KubeBatch {
         let mut events = std::mem::take(&mut self.left);
         events.extend(changed.events);
+        let crds = events.iter().filter_map(|event| match event {
+            Event::Apply(Object::Crd(crd)) => Some(crd),
+            _ => None,
+        });
+        let changed_schemas = crds.filter(|crd| self.schemas.apply(crd));
+        self.changed_schemas
+            .extend(changed_schemas.map(|crd| crd.kind.clone()));
         let keys = events.iter().map(|event| match event {
             Event::Apply(object) => object.key(),
             Event::Reject(rejected) => rejected.key.clone(),

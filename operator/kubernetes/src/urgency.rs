@@ -10,6 +10,8 @@ use operator_status::Change;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::merge::observed_generation;
+
 /// How long words and counts wait after an object was written.
 const WAIT: Duration = Duration::from_secs(2);
 /// How long a status that says that something is on its way waits for the end of it.
@@ -19,13 +21,21 @@ const PENDING_WAIT: Duration = Duration::from_millis(500);
 /// removed are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Urgency {
-    written: HashMap<ObjectKey, (Instant, u64)>,
+    written: HashMap<ObjectKey, Written>,
     /// Since when an object's status is not an end.
     pending: HashMap<ObjectKey, Instant>,
 }
 
+#[derive(Debug)]
+struct Written {
+    at: Instant,
+    said: u64,
+    generation: Option<i64>,
+}
+
 impl Urgency {
-    /// Splits changes into those to be written now, and those that wait.
+    /// Splits changes into those to be written now, and those that wait. First come those that speak of a new generation, of
+    /// classes and Gateways before routes: somebody waits for them.
     pub(crate) fn split(
         &mut self,
         changes: Vec<Change>,
@@ -36,7 +46,7 @@ impl Urgency {
             let Some(status) = &change.status else {
                 self.written.remove(&change.object);
                 self.pending.remove(&change.object);
-                due.push(change);
+                due.push((true, change));
                 continue;
             };
             if is_pending(status) {
@@ -49,17 +59,30 @@ impl Urgency {
                 self.pending.remove(&change.object);
             }
             let says = what_matters(status);
-            match self.written.get(&change.object) {
-                Some((at, said)) if *said == says && now < *at + WAIT => {
-                    waiting.push(change.object);
-                }
-                _ => {
-                    self.written.insert(change.object.clone(), (now, says));
-                    due.push(change);
-                }
+            let generation = observed_generation(status);
+            let old = self.written.get(&change.object);
+            if old.is_some_and(|old| old.said == says && now < old.at + WAIT) {
+                waiting.push(change.object);
+                continue;
             }
+            let is_new = old.is_none_or(|old| old.generation != generation);
+            let written = Written {
+                at: now,
+                said: says,
+                generation,
+            };
+            self.written.insert(change.object.clone(), written);
+            due.push((is_new, change));
         }
-        (due, waiting)
+        due.sort_by_key(|(is_new, change)| (!is_new, change.object.kind == "HTTPRoute"));
+        (due.into_iter().map(|(_, change)| change).collect(), waiting)
+    }
+
+    /// Forgets that these were written: they were not.
+    pub(crate) fn forget<'o>(&mut self, objects: impl Iterator<Item = &'o ObjectKey>) {
+        for object in objects {
+            self.written.remove(object);
+        }
     }
 }
 
