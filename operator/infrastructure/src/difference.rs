@@ -26,10 +26,11 @@ fn holds(current: &Value, desired: &Value) -> bool {
     match (current, desired) {
         (Value::Object(current), Value::Object(desired)) => desired.iter().all(|(name, value)| {
             current.get(name).is_some_and(|of| {
-                if name == "ownerReferences" {
-                    holds_each(of, value)
-                } else {
-                    holds(of, value)
+                match name.as_str() {
+                    "ownerReferences" => holds_each(of, value),
+                    // The API server writes quantities in its own way.
+                    "resources" => true,
+                    _ => holds(of, value),
                 }
             })
         }),

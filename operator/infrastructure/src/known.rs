@@ -49,6 +49,8 @@ macro_rules! objects {
 }
 
 objects!(
+    api_pool::ShardPool,
+    k8s_openapi::api::apps::v1::StatefulSet,
     k8s_openapi::api::core::v1::Service,
     k8s_openapi::api::core::v1::Pod,
     k8s_openapi::api::discovery::v1::EndpointSlice

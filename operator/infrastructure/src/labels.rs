@@ -23,7 +23,7 @@ const APPLIED: &str = "shardway.dev/applied";
 /// Selects Services and EndpointSlices of this installation.
 pub(crate) fn selector(pool: &PoolKey) -> String {
     format!(
-        "{MANAGED_BY}={US},{POOL}={},{POOL_NAMESPACE}={}",
+        "{GATEWAY_NAME},{MANAGED_BY}={US},{POOL}={},{POOL_NAMESPACE}={}",
         pool.name, pool.namespace
     )
 }

@@ -27,6 +27,7 @@ mod metrics;
 mod name;
 mod needs;
 mod perform;
+mod pool;
 mod queue;
 mod service;
 mod slices;
@@ -38,6 +39,10 @@ pub use infrastructure::{Infrastructure, Settings};
 pub use name::{label_value, service_name};
 pub use needs::{
     AddressKind, GatewayNeeds, Observed, Problem, ShardPod, StatusAddress, WantedAddress,
+};
+pub use pool::{
+    PodSettings, PoolController, PoolError, PoolSpec, headless_service, pod_selector, replicas,
+    stateful_set,
 };
 pub use service::{immutable, service};
 pub use slices::endpoint_slices;

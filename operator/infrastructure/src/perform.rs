@@ -8,6 +8,7 @@ use api::condition::reasons;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::serde::de::DeserializeOwned;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource};
@@ -82,13 +83,14 @@ pub(crate) async fn perform(
 }
 
 async fn one(client: &Client, pool: &PoolKey, write: Write) -> Result<Written, Failure> {
+    let ours = |meta: &ObjectMeta| is_ours(pool, meta);
     match write {
         Write::Service(service, uid) => {
-            let service = put(client, pool, *service, uid).await?;
+            let service = put(client, ours, *service, uid).await?;
             Ok(Written::Service(Box::new(service)))
         }
         Write::Slice(slice, uid) => {
-            let slice = put(client, pool, *slice, uid).await?;
+            let slice = put(client, ours, *slice, uid).await?;
             Ok(Written::Slice(Box::new(slice)))
         }
         Write::DeleteService(place, uid) => {
@@ -111,9 +113,9 @@ async fn one(client: &Client, pool: &PoolKey, write: Write) -> Result<Written, F
 /// Writes an object over the one with the uid, or a new one. One of the same name that is not ours stays as it is.
 ///
 /// A new one is applied as well, not created: a field that was created is not taken away when it is not applied any more.
-async fn put<K>(
+pub(crate) async fn put<K>(
     client: &Client,
-    pool: &PoolKey,
+    is_ours: impl Fn(&ObjectMeta) -> bool,
     mut object: K,
     uid: Option<String>,
 ) -> Result<K, Failure>
@@ -129,11 +131,11 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), &place.namespace);
     if uid.is_none()
         && let Some(there) = within(api.get_metadata_opt(&place.name)).await?
-        && !is_ours(pool, &there.metadata)
+        && !is_ours(&there.metadata)
     {
         let kind = K::kind(&());
         let message = format!(
-            "{kind} {}/{} is there already and is not Shardway's; delete it, or rename the Gateway",
+            "{kind} {}/{} is there already and was not made by Shardway; delete it, or take another name",
             place.namespace, place.name
         );
         return Err(Failure {
@@ -196,7 +198,9 @@ pub(crate) async fn zone(client: Client, node: String) -> (String, Option<String
     (node, zone)
 }
 
-async fn within<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+pub(crate) async fn within<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Failure> {
     match tokio::time::timeout(REQUEST_WITHIN, request).await {
         Ok(answer) => answer.map_err(failure),
         Err(_) => Err(slow()),

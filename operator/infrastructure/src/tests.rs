@@ -73,7 +73,7 @@ fn address(type_: &str, value: &str) -> WantedAddress {
 }
 
 #[track_caller]
-fn check<T: serde::Serialize>(name: &str, value: &T) {
+pub(crate) fn check<T: serde::Serialize>(name: &str, value: &T) {
     // By way of JSON, which leaves out what is not set.
     let value = serde_json::to_value(value).unwrap();
     insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
