@@ -144,13 +144,13 @@ impl Inner {
     async fn sign(&self, peer: Peer, asked: SignRequest) -> Result<(SignResponse, How), Refusal> {
         let shard = ShardId(asked.shard);
         let how = if peer.identity() == Some(Identity::Shard(shard)) {
-            self.renewals.take()?;
+            self.renewals.take(Instant::now())?;
             How::Certificate
         } else if asked.token.is_empty() {
             let text = format!("neither a token nor a valid client certificate of {shard}");
             return Err(Refusal::Who(text));
         } else {
-            self.tokens.take()?;
+            self.tokens.take(Instant::now())?;
             self.by_token(shard, &asked.token).await?;
             How::Token
         };
@@ -226,13 +226,12 @@ impl Bucket {
         }
     }
 
-    fn take(&self) -> Result<(), Refusal> {
+    fn take(&self, now: Instant) -> Result<(), Refusal> {
         let mut level = self.level.lock();
-        let now = Instant::now();
         let (left, at) = *level;
-        let left = self
-            .most
-            .min(left + self.per_sec * (now - at).as_secs_f64());
+        let now = now.max(at);
+        let gained = self.per_sec * (now - at).as_secs_f64();
+        let left = self.most.min(left + gained);
         *level = (left, now);
         if left < 1.0 {
             return Err(Refusal::Often);
