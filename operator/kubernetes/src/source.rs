@@ -368,3 +368,6 @@ impl KubeSource {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,11 @@ use crate::kinds::Kind;
 use crate::watched::Seen;
 
 /// Pauses after a failure: doubled each time, with a random part, so that an API server that comes back meets no storm.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+const AGAIN: (Duration, Duration) = if cfg!(test) {
+    (Duration::from_millis(1), Duration::from_millis(50))
+} else {
+    (Duration::from_millis(200), Duration::from_secs(30))
+};
 /// An API server that has just started refuses whom it does not know yet: that often in a row is an answer.
 const FORBIDDEN_TRIES: u32 = 6;
 /// How often a missing CRD is looked for.
@@ -195,6 +199,9 @@ fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
 }
 
 fn kube_error(error: watcher::Error) -> String {
+    if let Some(status) = status(&error) {
+        return format!("{} ({})", status.message, status.code);
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {

@@ -42,6 +42,11 @@ pub const FEATURES: &[Feature] = &[
         "shard-proxy/table: the listener with the closest hostname alone answers",
     ),
     feature(
+        "GatewayHTTPSListenerDetectMisdirectedRequests",
+        Needs::Kind("Gateway"),
+        "forward: a host of another listener than the server name's gets 421; overlaps are told: translate/overlap",
+    ),
+    feature(
         "GatewayInfrastructure",
         Needs::Cluster(&["spec", "infrastructure", "parametersRef"]),
         "labels and annotations stand on the Gateway's Service, parametersRef is checked: translate/parameters",
@@ -185,8 +190,8 @@ fn has(view: &Index, settings: &Settings, needs: Needs) -> bool {
         Needs::Kind(kind) => has(kind, &[]),
         Needs::Field(kind, path) => has(kind, path),
         Needs::Since(minor) => {
-            let mut versions = view.crds().filter_map(|crd| crd.bundle_version.as_deref());
-            ours || versions.all(|version| minor_of(version).is_some_and(|it| it >= minor))
+            let mut versions = view.crds().map(|crd| crd.bundle_version.as_deref());
+            ours || versions.all(|version| version.and_then(minor_of).is_some_and(|it| it >= minor))
         }
         Needs::Cluster(path) => settings.pool.is_some() && has("Gateway", path),
     }
