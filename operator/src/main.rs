@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, SourceSpec};
 use crate::machine::Machine;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Moving, Pipeline, Services};
 use crate::replica::Replica;
 use crate::source::Source;
 use crate::statuses::Sink;
@@ -83,7 +83,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
                 let machine::Output { applied } = applied.output;
                 distributor.applied(AppliedEvent { index, applied });
             }
-            Observed::Restored { .. } => {}
+            Observed::Restored { .. } => distributor.restored(),
         }
     };
     let peers = security.peers.as_ref();
@@ -99,6 +99,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let started =
         operator_distribute::start(rollout, Arc::clone(&machine.snapshot), activate, reports);
     let distributor = distributor.get_or_init(|| started).clone();
+    let streams = distributor.clone();
 
     let stream = TcpListener::bind(config.stream)
         .await
@@ -136,6 +137,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let statuses = operator_status::Statuses::restored(written);
     let statuses = Arc::new(RwLock::new(statuses));
     let seen = folder.as_ref().map(DirSource::seen).unwrap_or_default();
+    let services = match (&client, &pool) {
+        (Some(client), Some(pool)) => Some(Services::start(client, &config, pool)?),
+        _ => None,
+    };
     let source = match (folder, client) {
         (Some(folder), _) => Source::Dir(folder),
         (None, client) => {
@@ -161,6 +166,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Sink::Kube(writer) = &sink {
         sources.push(writer.metrics());
     }
+    sources.extend(services.iter().map(Services::metrics));
     sources.extend(replica_metrics);
     sources.extend(security.metrics);
     telemetry.export_metrics(sources.clone());
@@ -189,23 +195,28 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let statuses_to_save = Arc::clone(&statuses);
     let privileged_below = privileged::below(config.privileged_ports);
+    let rules = match &pool {
+        Some(_) => Rules::Services,
+        None => Rules::Addresses {
+            range: config.address_range,
+            ports: PortRules { privileged_below },
+        },
+    };
+    let moving = match &pool {
+        Some(_) => Moving::by_endpoints(),
+        None => Moving::by_addresses(),
+    };
     let pipeline = Pipeline {
         index: operator_index::Index::new(),
         translation: operator_translate::Translation::with(operator_translate::Settings { pool }),
-        allocator: Allocator::new(
-            config.shards,
-            usize::from(config.shards_per_gateway),
-            Rules::Addresses {
-                range: config.address_range,
-                ports: PortRules { privileged_below },
-            },
-        ),
+        allocator: Allocator::new(config.shards, usize::from(config.shards_per_gateway), rules),
         node: Arc::clone(&node),
         machine,
         progress: progress::Progress::default(),
         statuses,
         published,
         reports: reported,
+        distributor: streams,
         translate_duration,
         put_off: std::collections::VecDeque::new(),
         retiring: retire::Retiring::default(),
@@ -213,7 +224,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         unavailable: std::collections::BTreeMap::new(),
         refused: std::collections::BTreeMap::new(),
         kept: kept::Kept::default(),
-        moving: pipeline::Moving::by_addresses(),
+        moving,
+        services,
         blocked: None,
         astray: false,
         gateways_changed: false,

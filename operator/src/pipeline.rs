@@ -7,6 +7,7 @@ mod ports;
 mod propose;
 mod reconcile;
 mod report;
+mod services;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use api::{GatewayKey, ObjectKey};
 use api_telemetry::metrics::DurationHistogram;
 use operator_consensus::Node;
-use operator_distribute::RolloutReport;
+use operator_distribute::{Distributor, RolloutReport};
 use operator_index::{Dirty, Index};
 use operator_objects::spec::Event;
 use operator_placement::{Allocator, PlanError};
@@ -38,6 +39,7 @@ use crate::view::Published;
 pub(crate) use moves::Moving;
 pub(crate) use ports::Unavailable;
 pub(crate) use propose::Blocked;
+pub(crate) use services::Services;
 
 /// How often ports that could not be bound are tried, and the time is told to translate.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ pub(crate) struct Pipeline {
     pub(crate) statuses: Arc<RwLock<Statuses>>,
     pub(crate) published: Arc<RwLock<Published>>,
     pub(crate) reports: mpsc::Receiver<RolloutReport>,
+    pub(crate) distributor: Distributor,
     pub(crate) translate_duration: Arc<DurationHistogram>,
     /// Reports that came while a proposal was under way.
     pub(crate) put_off: VecDeque<RolloutReport>,
@@ -72,6 +75,8 @@ pub(crate) struct Pipeline {
     pub(crate) astray: bool,
     /// Other Secrets or ConfigMaps may be referred to than before.
     pub(crate) gateways_changed: bool,
+    /// Services of Gateways and the pool, in a cluster.
+    pub(crate) services: Option<Services>,
     /// Whether this replica leads, as Raft sees it.
     pub(crate) leading: watch::Receiver<bool>,
     /// Whether it does as a leader does.
@@ -83,6 +88,7 @@ impl Pipeline {
     /// to it.
     pub(crate) async fn run(mut self, mut source: Source) -> anyhow::Result<()> {
         self.warm(&mut source).await;
+        self.wait_for_pool().await;
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -113,6 +119,7 @@ impl Pipeline {
                         self.report(report).await;
                     }
                 }
+                news = services::news(&mut self.services) => self.news(news),
                 _ = housekeeping.tick() => {
                     if self.leads {
                         self.keep_house().await;
@@ -164,6 +171,7 @@ impl Pipeline {
             dirty.merge(self.index.apply(event));
         }
         self.gateways_changed |= !dirty.gateways.is_empty();
+        self.needs_changed(dirty.gateways.iter().cloned());
         let changes = self.translation.update(&self.index, dirty);
         self.translate_duration.record(seen.elapsed());
         let step = self.step(&changes);
@@ -176,6 +184,7 @@ impl Pipeline {
 
     /// Tries ports that could not be bound, tells translate the time, and notes how much there is.
     async fn keep_house(&mut self) {
+        self.tell_pool();
         self.try_ports_again().await;
         self.tell_time();
         let changes = self.translation.update(&self.index, Dirty::default());

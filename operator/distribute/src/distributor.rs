@@ -1,29 +1,27 @@
-//! The one task that joins streams and rollout.
+//! The one task that joins streams and, on the replica that leads, the rollout.
+
+mod task;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{GatewayKey, Revision, ShardId};
 use api_snapshot::RoutingSnapshot;
-use api_telemetry::metrics::Source;
+use api_telemetry::metrics::Source as MetricSource;
 use api_wire::delivery::{self, FromShard, ToShard};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::ShardView;
 use crate::event::{AppliedEvent, Event, RolloutReport};
-use crate::lead::Lead;
 use crate::metrics::Metrics;
-use crate::streams::Streams;
+use task::Task;
 
 /// Inputs that wait for the distributor; raft's thread waits for room.
 const INPUTS_MAX: usize = 1024;
-/// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// What the rollout's clock shows at the start, so that what was seen before has a time too.
-const CLOCK_BEGINS: Duration = Duration::from_secs(86_400);
+/// Events in the channel to a relay.
+const EVENTS_MAX: usize = 1024;
 
 /// Settings.
 #[derive(Debug, Clone)]
@@ -34,6 +32,7 @@ pub struct Config {
 
 pub(crate) enum Input {
     Applied(AppliedEvent),
+    Restored,
     Connected {
         shard: ShardId,
         session: u64,
@@ -49,18 +48,24 @@ pub(crate) enum Input {
         shard: ShardId,
         session: u64,
     },
+    /// A relay begins to listen.
+    Listens(mpsc::Sender<Event>),
+    Relayed(u64, Event),
+    RelayEnded(u64),
 }
 
 /// Handle to the distributor.
 #[derive(Clone)]
 pub struct Distributor {
     inputs: mpsc::Sender<Input>,
+    /// Whether to lead, and how often that was said.
+    leads: Arc<watch::Sender<(bool, u64)>>,
     views: Arc<Mutex<BTreeMap<ShardId, ShardView>>>,
     metrics: Arc<Metrics>,
 }
 
-/// Starts the distributor. Activations that it asks for come out of `activate`, coalesced while the receiver is busy;
-/// `reports` is awaited, so its receiver must not wait for raft.
+/// Starts the distributor, which follows. Activations that it asks for come out of `activate`, coalesced while the
+/// receiver is busy; `reports` is awaited, so its receiver must not wait for raft.
 ///
 /// Every entry that is applied to `snapshot` from now on is to be handed in, in order.
 pub fn start(
@@ -70,35 +75,15 @@ pub fn start(
     reports: mpsc::Sender<RolloutReport>,
 ) -> Distributor {
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+    let (leads, leading) = watch::channel((false, 0));
     let distributor = Distributor {
         inputs,
+        leads: Arc::new(leads),
         views: Arc::default(),
         metrics: Arc::default(),
     };
-    let (views, metrics) = (&distributor.views, &distributor.metrics);
-    let streams = Streams::new(
-        Arc::clone(&snapshot),
-        Arc::clone(views),
-        Arc::clone(metrics),
-    );
-    let metrics = Arc::clone(metrics);
-    api_telemetry::task::spawn("distributor", async move {
-        let lead = Lead::new(
-            config.prepare_deadline,
-            snapshot,
-            reports,
-            Arc::clone(&metrics),
-            CLOCK_BEGINS,
-        );
-        let task = Task {
-            started: Instant::now(),
-            streams,
-            lead: lead.await,
-            activate,
-            metrics,
-        };
-        task.run(receiver).await;
-    });
+    let task = Task::new(config, snapshot, activate, reports, &distributor);
+    api_telemetry::task::spawn("distributor", task.run(receiver, leading));
     distributor
 }
 
@@ -107,6 +92,40 @@ impl Distributor {
     pub fn applied(&self, event: AppliedEvent) {
         // The distributor ends with the process.
         let _ = self.inputs.blocking_send(Input::Applied(event));
+    }
+
+    /// Another replica's snapshot has taken the place of what was committed here: all streams begin anew from it. In order
+    /// with [`Distributor::applied`], and as that.
+    pub fn restored(&self) {
+        let _ = self.inputs.blocking_send(Input::Restored);
+    }
+
+    /// Leads from now on, or follows. A leader begins with what is committed and what every replica's shards have said;
+    /// saying it again makes it begin anew. Never waits. Reports of before may still come: they say nothing to a new
+    /// leader, and are to be taken out before this is called.
+    pub fn lead(&self, leads: bool) {
+        self.leads
+            .send_modify(|(current, times)| (*current, *times) = (leads, *times + 1));
+    }
+
+    /// What this replica's shards say, for the replica that leads: first [`Event::Restarted`] and everything that counts,
+    /// then what comes. While this one leads, nothing; after that, and when more waits than is kept, it begins anew. For one
+    /// listener: each call ends the one before.
+    pub async fn events(&self) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+        self.input(Input::Listens(sender)).await;
+        receiver
+    }
+
+    /// Hands in what a replica's shards say, in order. It counts while this one leads, and is kept for when it does. Waits
+    /// while the distributor is busy.
+    pub async fn relayed(&self, replica: u64, event: Event) {
+        self.input(Input::Relayed(replica, event)).await;
+    }
+
+    /// Nothing is known of a replica's shards any more: its relay has ended.
+    pub async fn relay_ended(&self, replica: u64) {
+        self.input(Input::RelayEnded(replica)).await;
     }
 
     pub(crate) async fn input(&self, input: Input) -> bool {
@@ -118,91 +137,16 @@ impl Distributor {
         self.views.lock().values().cloned().collect()
     }
 
-    /// Its metrics.
-    pub fn metrics(&self) -> Arc<dyn Source> {
-        Arc::clone(&self.metrics) as Arc<dyn Source>
-    }
-
     /// Counts of the connections that are turned away.
     pub(crate) fn refusals(&self) -> Arc<operator_identity::Refusals> {
         Arc::clone(&self.metrics.refusals)
     }
-}
 
-struct Task {
-    started: Instant,
-    streams: Streams,
-    lead: Lead,
-    activate: mpsc::Sender<Vec<(GatewayKey, Revision)>>,
-    metrics: Arc<Metrics>,
-}
-
-impl Task {
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let activate = self.activate.clone();
-            tokio::select! {
-                input = inputs.recv() => {
-                    let Some(input) = input else { return };
-                    self.take(input).await;
-                }
-                permit = activate.reserve(), if self.lead.has_activations() => {
-                    let Ok(permit) = permit else { return };
-                    permit.send(self.lead.take_activations());
-                    continue;
-                }
-                _ = ticks.tick() => {
-                    let now = self.now();
-                    self.streams.tick(now);
-                    self.lead.tick(now).await;
-                }
-            }
-            let now = self.now();
-            let events = self.streams.settle(now);
-            self.tell(events).await;
-            let streams = self.streams.len() as u64;
-            self.metrics.streams.store(streams, Ordering::Relaxed);
-        }
-    }
-
-    fn now(&self) -> Duration {
-        CLOCK_BEGINS + self.started.elapsed()
-    }
-
-    async fn take(&mut self, input: Input) {
-        let now = self.now();
-        let events = match input {
-            Input::Applied(event) => {
-                let events = self.streams.applied(&event, now);
-                self.lead.applied(&event, now).await;
-                events
-            }
-            Input::Connected {
-                shard,
-                session,
-                hello,
-                out,
-            } => self.streams.connected(shard, session, hello, out),
-            Input::Message {
-                shard,
-                session,
-                message,
-            } if self.streams.is_open(shard, session) => self.streams.message(shard, message, now),
-            Input::Disconnected { shard, session } if self.streams.is_open(shard, session) => {
-                self.streams.disconnected(shard)
-            }
-            // Of a stream that was replaced.
-            Input::Message { .. } | Input::Disconnected { .. } => Vec::new(),
-        };
-        self.tell(events).await;
-    }
-
-    async fn tell(&mut self, events: Vec<Event>) {
-        let now = self.now();
-        for event in events {
-            self.lead.event(event, now).await;
-        }
+    /// Its metrics.
+    pub fn metrics(&self) -> Arc<dyn MetricSource> {
+        Arc::clone(&self.metrics) as Arc<dyn MetricSource>
     }
 }
+
+#[cfg(test)]
+mod tests;

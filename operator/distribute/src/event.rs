@@ -14,10 +14,10 @@ pub struct AppliedEvent {
     pub applied: Applied,
 }
 
-/// What a replica's streams tell the rollout. A replica that does not lead would relay these.
+/// What a replica's streams tell the rollout. A replica that follows has these relayed to the one that leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Entries were missed: what is known of shards starts anew from the snapshot.
+    /// All shards of this replica are unknown from here on; those that are connected follow.
     Restarted,
     /// A shard's stream is up. What it serves follows as [`Event::Acknowledged`].
     Connected(ShardId),

@@ -19,7 +19,6 @@ pub(crate) type Activations = Vec<(GatewayKey, Revision)>;
 
 /// The rollout and what it is tied to.
 pub(crate) struct Lead {
-    deadline: Duration,
     rollout: Rollout,
     snapshot: Arc<RwLock<RoutingSnapshot>>,
     /// Entries up to this one were in the snapshot that this began with.
@@ -30,7 +29,7 @@ pub(crate) struct Lead {
 }
 
 impl Lead {
-    /// Begins with what was committed before.
+    /// Begins with what was committed before. What shards say is to be told after.
     pub(crate) async fn new(
         deadline: Duration,
         snapshot: Arc<RwLock<RoutingSnapshot>>,
@@ -39,7 +38,6 @@ impl Lead {
         now: Duration,
     ) -> Self {
         let mut lead = Self {
-            deadline,
             rollout: Rollout::new(deadline, now),
             snapshot,
             restored: Revision(0),
@@ -47,17 +45,12 @@ impl Lead {
             reports,
             metrics,
         };
-        lead.restore(now).await;
+        let actions = lead.restore(now);
+        lead.act(actions).await;
         lead
     }
 
-    async fn restore(&mut self, now: Duration) {
-        let actions = self.read(now);
-        self.act(actions).await;
-    }
-
-    fn read(&mut self, now: Duration) -> Vec<Action> {
-        self.rollout = Rollout::new(self.deadline, now);
+    fn restore(&mut self, now: Duration) -> Vec<Action> {
         let snapshot = self.snapshot.read();
         self.restored = snapshot.revision();
         for (gateway, chain) in snapshot.gateways() {
@@ -120,10 +113,8 @@ impl Lead {
     /// Takes what a stream tells, of this replica or another.
     pub(crate) async fn event(&mut self, event: Event, now: Duration) {
         let actions = match event {
-            Event::Restarted => {
-                self.restore(now).await;
-                Vec::new()
-            }
+            // Which shards that concerns is said apart.
+            Event::Restarted => Vec::new(),
             Event::Connected(shard) => {
                 self.rollout.connected(shard, now);
                 Vec::new()

@@ -14,6 +14,8 @@ pub(crate) struct Metrics {
     pub(crate) waiting: AtomicU64,
     pub(crate) fenced: AtomicU64,
     pub(crate) lagging: AtomicU64,
+    pub(crate) left_to_others: AtomicU64,
+    pub(crate) relays_lagging: AtomicU64,
     pub(crate) resyncs: AtomicU64,
     pub(crate) resyncs_delayed: AtomicU64,
     pub(crate) propagation: DurationHistogram,
@@ -27,6 +29,10 @@ impl Source for Metrics {
         sink.gauge(names::ROLLOUTS_WAITING, &[], now(&self.waiting) as f64);
         sink.gauge(names::SHARDS_FENCED, &[], now(&self.fenced) as f64);
         sink.counter(names::STREAMS_LAGGING, &[], now(&self.lagging));
+        let left = now(&self.left_to_others);
+        sink.counter(names::STREAMS_LEFT_TO_OTHERS, &[], left);
+        let lagging = now(&self.relays_lagging);
+        sink.counter(names::RELAYS_LAGGING, &[], lagging);
         sink.counter(names::RESYNCS_ASKED, &[], now(&self.resyncs));
         sink.counter(names::RESYNCS_DELAYED, &[], now(&self.resyncs_delayed));
         self.refusals.collect(sink);

@@ -34,6 +34,9 @@ use stream::Stream;
 /// Time without an applied entry after which those between here and the snapshot are taken for missed.
 const MISSED_AFTER: Duration = Duration::from_secs(2);
 
+/// Time that a shard waits for entries that another replica has told it of; then it is left to another.
+const APPLIED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Messages for each shard that one entry leads to.
 type Batches = HashMap<ShardId, Vec<ToShard>>;
 
@@ -46,8 +49,10 @@ pub(crate) struct Streams {
     /// Since when something waits for entries that the snapshot holds, without one coming.
     behind: Option<Duration>,
     streams: HashMap<ShardId, Stream>,
-    /// Shards that said hello and were not answered yet.
-    greeting: BTreeMap<ShardId, delivery::Hello>,
+    /// Shards that said hello and were not answered yet, and when that was.
+    greeting: BTreeMap<ShardId, (delivery::Hello, Duration)>,
+    /// Whatever is committed anywhere was applied here.
+    leads: bool,
     owed: Owed,
     views: Arc<Mutex<BTreeMap<ShardId, ShardView>>>,
     metrics: Arc<Metrics>,
@@ -71,10 +76,21 @@ impl Streams {
             behind: None,
             streams: HashMap::new(),
             greeting: BTreeMap::new(),
+            leads: false,
             owed: Owed::default(),
             views,
             metrics,
         }
+    }
+
+    /// Whether this replica leads: then nobody knows of more than it does.
+    pub(crate) fn lead(&mut self, leads: bool) {
+        self.leads = leads;
+    }
+
+    /// Shards that hold a Gateway.
+    pub(crate) fn shards_of(&self, gateway: &GatewayKey) -> &[ShardId] {
+        self.interest.shards_of(gateway)
     }
 
     /// Streams that are open.
@@ -250,6 +266,7 @@ impl Streams {
         session: u64,
         hello: delivery::Hello,
         out: mpsc::Sender<Vec<ToShard>>,
+        now: Duration,
     ) -> Vec<Event> {
         let events = if self.streams.contains_key(&shard) {
             self.disconnected(shard)
@@ -257,7 +274,7 @@ impl Streams {
             Vec::new()
         };
         self.streams.insert(shard, Stream::new(session, out));
-        self.greeting.insert(shard, hello);
+        self.greeting.insert(shard, (hello, now));
         events
     }
 
@@ -290,12 +307,20 @@ impl Streams {
                 Vec::new()
             };
         }
-        if snapshot.epoch() == Epoch::NONE {
-            return Vec::new();
-        }
         let mut events = Vec::new();
-        for (shard, hello) in std::mem::take(&mut self.greeting) {
-            events.extend(self.greet(&snapshot, shard, &hello));
+        for (shard, (hello, since)) in std::mem::take(&mut self.greeting) {
+            if is_answerable(&hello, &snapshot, self.leads) {
+                events.extend(self.greet(&snapshot, shard, &hello));
+            } else if self.leads || now < since + APPLIED_WITHIN {
+                self.greeting.insert(shard, (hello, since));
+            } else {
+                tracing::warn!(%shard, applied = %snapshot.revision(), "this replica lags behind what the shard serves; it is left to another");
+                self.metrics.left_to_others.fetch_add(1, Ordering::Relaxed);
+                self.streams.remove(&shard);
+            }
+        }
+        if snapshot.epoch() == Epoch::NONE {
+            return events;
         }
         for (shard, gateway) in self.owed.take(now) {
             let batch = match gateway {
@@ -324,6 +349,13 @@ impl Streams {
             events.extend(self.send(shard, batch));
         }
         events
+    }
+
+    /// Another replica's snapshot took the place of what was committed here.
+    pub(crate) fn restored(&mut self) -> Vec<Event> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let snapshot = snapshot.read();
+        self.restart(&snapshot)
     }
 
     /// Entries were missed, as when a replica is given a snapshot: what streams were sent says nothing any more.
@@ -405,6 +437,21 @@ impl Streams {
         tracing::warn!(%shard, "shard does not keep up; its stream is closed so that it comes back for what it lacks");
         self.disconnected(shard)
     }
+}
+
+/// Whether a shard can be answered. One that has followed a replica that was told of more is not to go back; it waits until
+/// this one has applied as much. A replica that leads has applied all there is, and waits for nothing but its history's
+/// beginning.
+fn is_answerable(hello: &delivery::Hello, snapshot: &RoutingSnapshot, leads: bool) -> bool {
+    if snapshot.epoch() == Epoch::NONE {
+        return false;
+    }
+    let revisions = hello.gateways.iter().map(|held| held.active);
+    let newest = revisions
+        .max()
+        .unwrap_or_default()
+        .max(hello.facts_revision);
+    leads || hello.epoch != snapshot.epoch().0 || newest <= snapshot.revision().0
 }
 
 #[cfg(test)]

@@ -42,6 +42,11 @@ impl ShardView {
         }
     }
 
+    /// Connected to another replica.
+    pub(crate) fn elsewhere(shard: ShardId) -> Self {
+        Self::connected(shard, &delivery::Hello::default(), 0)
+    }
+
     pub(crate) fn loaded(&mut self, load: &delivery::Load, gateways: usize) {
         self.connections = load.connections;
         self.requests_in_flight = load.requests_in_flight;

@@ -54,6 +54,10 @@ impl Pipeline {
         self.progress = Progress::default();
         self.take_over()?;
         self.reconcile(Instant::now()).await;
+        self.lead_services(true);
+        if !self.astray {
+            self.services_are_complete();
+        }
         Ok(())
     }
 
@@ -61,6 +65,8 @@ impl Pipeline {
     pub(super) fn stop_leading(&mut self) {
         tracing::info!("this replica follows");
         self.leads = false;
+        self.distributor.lead(false);
+        self.lead_services(false);
         self.put_off.clear();
         self.unavailable.clear();
         self.refused.clear();

@@ -33,7 +33,6 @@ impl Moving {
     }
 
     /// In a cluster: the pool is told by [`Pipeline::pool_changed`], and clients are led by endpoints.
-    #[allow(dead_code)] // until the operator makes Services
     pub(crate) fn by_endpoints() -> Self {
         Self::new(false, LEAVE_AFTER, true)
     }
@@ -61,7 +60,6 @@ impl Moving {
     }
 }
 
-#[allow(dead_code)] // until the operator makes Services
 impl Pipeline {
     /// The pool has so many shards from now on, and so many of them serve each Gateway. The same as before changes nothing.
     /// Gateways move in portions; the pool may not lose a shard before [`operator_placement::Allocator::highest_shard`] is
@@ -130,6 +128,7 @@ impl Pipeline {
             }
             let at = committed.unwrap_or_else(|| self.machine.snapshot.read().revision());
             self.moving.moves.committed(&steps, at);
+            self.needs_changed(steps.iter().map(|step| step.gateway.clone()));
             for MoveStep {
                 gateway, placement, ..
             } in &steps

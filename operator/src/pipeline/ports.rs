@@ -125,6 +125,7 @@ impl Pipeline {
             self.place(&snapshot, gateway, &mut step);
             self.whole(&snapshot, gateway, &mut step);
         }
+        self.needs_changed([gateway.clone()]);
         let object = gateway_object(gateway);
         let objects = std::slice::from_ref(&object);
         self.propose(step, objects, Instant::now(), String::new())

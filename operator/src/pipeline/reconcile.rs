@@ -27,6 +27,10 @@ impl Pipeline {
         }
         drop(snapshot);
         self.restart_moves();
+        // The rollout begins anew from the same; what was said before is of the one that it was.
+        while self.reports.try_recv().is_ok() {}
+        self.put_off.clear();
+        self.distributor.lead(true);
         Ok(())
     }
 

@@ -9,6 +9,11 @@ use crate::progress::Served;
 
 impl Pipeline {
     pub(super) async fn report(&mut self, report: RolloutReport) {
+        if let RolloutReport::Propagated { gateway, .. } | RolloutReport::Moving { gateway, .. } =
+            &report
+        {
+            self.needs_changed([gateway.clone()]);
+        }
         match report {
             RolloutReport::Propagated {
                 gateway,

@@ -42,8 +42,10 @@ impl Replica {
     }
 
     fn on(snapshot: Arc<RwLock<RoutingSnapshot>>) -> Self {
+        let mut streams = Streams::new(Arc::clone(&snapshot), Arc::default(), Arc::default());
+        streams.lead(true);
         Self {
-            streams: Streams::new(Arc::clone(&snapshot), Arc::default(), Arc::default()),
+            streams,
             snapshot,
             untold: Vec::new(),
             now: MS * 10_000,
@@ -114,7 +116,7 @@ impl Replica {
 
     fn connect(&mut self, shard: ShardId, hello: delivery::Hello) -> (Shard, Vec<Event>) {
         let (out, messages) = mpsc::channel(1024);
-        let mut events = self.streams.connected(shard, 1, hello, out);
+        let mut events = self.streams.connected(shard, 1, hello, out, self.now);
         events.extend(self.streams.settle(self.now));
         (Shard { messages }, events)
     }
@@ -313,6 +315,62 @@ fn a_shard_that_holds_what_is_active_is_sent_nothing_and_counts_as_acknowledged(
     // One that holds more than this replica has applied keeps it.
     let (mut shard, _) = replica.connect(SHARD, hello(7, &web(), next.0, hash));
     assert_eq!(shard.texts(), ["welcome 7", "synced"]);
+}
+
+#[test]
+fn a_replica_that_follows_answers_a_shard_once_it_has_applied_what_that_serves() {
+    let mut replica = Replica::new();
+    replica.streams.lead(false);
+    let facts = vec![placed(&web(), &[0]), binding(&web(), 80)];
+    let active = replica.commit(facts, &web(), vec![listener("a", 80)]);
+    replica.activate(&web(), active);
+    replica.tell();
+    // It was told elsewhere of what comes next: its Gateway, or facts alone.
+    let ahead = hello(7, &web(), 4, SetHash::default());
+    let facts_ahead = delivery::Hello {
+        epoch: 7,
+        facts_revision: 4,
+        ..delivery::Hello::default()
+    };
+    for early in [ahead, facts_ahead] {
+        let mut replica = Replica::on(Arc::new(RwLock::new(replica.snapshot.read().clone())));
+        replica.streams.lead(false);
+        let (mut shard, events) = replica.connect(SHARD, early.clone());
+        replica.now += APPLIED_WITHIN - MS;
+        assert_eq!([events, replica.tell()].concat(), []);
+        assert_eq!(shard.texts(), [""; 0]);
+        replica.commit(Vec::new(), &web(), vec![listener("b", 80)]);
+        assert_eq!(replica.tell()[0], Event::Connected(SHARD));
+        assert_eq!(shard.texts()[0], "welcome 7");
+        // Without it, the shard is left to a replica that has more.
+        let late = delivery::Hello {
+            facts_revision: 9,
+            ..early
+        };
+        let (mut shard, _) = replica.connect(SHARD, late);
+        replica.now += APPLIED_WITHIN;
+        assert_eq!(replica.tell(), []);
+        assert!(!replica.streams.is_open(SHARD, 1));
+        assert!(shard.messages.try_recv().is_err());
+    }
+    // What is of another history says nothing.
+    let other = hello(3, &web(), 8817, SetHash::default());
+    let (mut shard, _) = replica.connect(SHARD, other);
+    assert_eq!(shard.texts()[0], "welcome 7");
+}
+
+#[test]
+fn a_snapshot_of_another_replica_begins_all_streams_anew() {
+    let mut replica = Replica::new();
+    let (mut shard, _) = replica.connect(SHARD, delivery::Hello::default());
+    shard.received();
+    replica.commit(vec![placed(&web(), &[0])], &web(), vec![rule(0, "a")]);
+    // Entries came as a snapshot, not one by one.
+    replica.untold.clear();
+    let events = replica.streams.restored();
+    assert_eq!(events, [Event::Restarted, Event::Disconnected(SHARD)]);
+    let (mut shard, _) = replica.connect(SHARD, delivery::Hello::default());
+    assert_eq!(shard.texts()[0], "welcome 7");
 }
 
 #[test]
