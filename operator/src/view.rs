@@ -65,7 +65,8 @@ impl View {
                 Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the raft log has failed\n")
             }
             "/healthz" => Reply::text(StatusCode::OK, "ok\n"),
-            "/readyz" if self.node.status().role == "leader" => {
+            // One that follows serves shards too; one that knows of no leader may be cut off.
+            "/readyz" if self.node.leadership().borrow().leader.is_some() => {
                 Reply::text(StatusCode::OK, "ready\n")
             }
             "/readyz" => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "no leader\n"),
