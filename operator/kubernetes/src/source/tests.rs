@@ -120,7 +120,7 @@ async fn namespaces_and_the_pool_are_read_by_name_in_a_namespaced_installation()
     let wanted = BTreeSet::from([ObjectKey::new("", "ConfigMap", "team-a", "parameters")]);
     source.want_config_maps(&wanted);
     source.settle(Duration::from_secs(5)).await;
-    let asked = asked.lock();
+    let asked = asked.lock().clone();
     let lists = |kind: &str| {
         let of_kind = asked.iter().filter(move |path| path.contains(kind));
         of_kind.cloned().collect::<Vec<_>>()
