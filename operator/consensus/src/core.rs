@@ -418,7 +418,9 @@ impl Core {
         Status {
             role: match raft.state {
                 StateRole::Leader => "leader",
-                StateRole::Follower => "follower",
+                StateRole::Follower if self.members().voters.contains(&self.id) => "follower",
+                StateRole::Follower if self.members().contains(self.id) => "learner",
+                StateRole::Follower => "outside",
                 StateRole::Candidate | StateRole::PreCandidate => "candidate",
             },
             term: raft.term,

@@ -260,7 +260,7 @@ pub enum StartError {
 /// Where a node stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// `leader`, `follower`, `candidate` or `stopped`.
+    /// `leader`, `follower`, `candidate`, `learner`, `outside` (not added yet, or removed) or `stopped`.
     pub role: &'static str,
     /// Current term.
     pub term: u64,

@@ -14,7 +14,7 @@ pub(crate) enum Mutation {
     CommitWithoutQuorum,
     /// An entry is applied twice now and then.
     ApplyTwice,
-    /// A snapshot is taken between the entries of one proposal.
+    /// A snapshot between the entries of one proposal claims to hold the first ones.
     SnapshotInside,
     /// A leader says that it leads before it has applied what earlier ones acknowledged.
     LeadEarly,

@@ -203,8 +203,8 @@ impl<O: Send + Clone + 'static> Node<O> {
         answered.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
-    /// Changes the members and returns once the change is committed and applied here. One at a time, by the leader. What
-    /// is so already is a success.
+    /// Changes the members and returns once a majority of the new ones goes by the change, also after a restart: the next
+    /// one may be made, or a volume be lost. One at a time, by the leader. What is so already is a success.
     ///
     /// Cancel safety: a dropped future does not take the change back.
     ///

@@ -54,13 +54,13 @@ impl Figures {
     }
 }
 
-/// Runs `steps` random steps and heals. A panic of the code under test is a violation as well.
+/// Runs `steps` random steps in a world, `rough` or any, and heals. A panic of the code under test is a violation as well.
 ///
 /// # Errors
 /// What is wrong.
-fn run(seed: u64, steps: u64) -> Result<Figures, String> {
+fn run(seed: u64, steps: u64, rough: bool) -> Result<Figures, String> {
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed)?;
+        let mut world = World::new(seed, rough)?;
         for _ in 0..steps {
             world.step()?;
         }

@@ -58,6 +58,8 @@ pub(crate) struct Driver<S: StateMachine, F> {
     assembly: Assembly,
     /// Index and term of the last applied entry.
     applied: (u64, u64),
+    /// The last one behind which no proposal was unfinished.
+    whole: (u64, u64),
     ticks: u64,
     handing_over_since: Option<u64>,
     /// Room reserved for entries of messages that were taken since the last round.
@@ -128,6 +130,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             next_id: 1,
             assembly: Assembly::default(),
             applied,
+            whole: applied,
             ticks: 0,
             handing_over_since: None,
             entries_bytes: 0,
@@ -308,8 +311,15 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
                     (None, members.is_some())
                 }
             };
-            self.waiting
+            if self.assembly.is_empty() {
+                self.whole = position;
+            }
+            let made = self
+                .waiting
                 .settle(position, output.as_ref(), changed, &self.metrics);
+            if let Some(answer) = made {
+                self.confirm_change(answer);
+            }
         }
         let (applied, _) = self.applied;
         self.metrics.applied.store(applied, Ordering::Relaxed);

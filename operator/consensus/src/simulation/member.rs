@@ -59,6 +59,7 @@ pub(super) enum Asked {
         answer: oneshot::Receiver<Result<(), ProposeError>>,
     },
     Change {
+        change: Change,
         answer: oneshot::Receiver<Result<(), ChangeError>>,
     },
 }
@@ -184,9 +185,17 @@ impl Life {
         self.driver.request(Request::Barrier(answer));
     }
 
+    pub(super) fn is_changing(&self) -> bool {
+        let mut asked = self.asked.iter();
+        asked.any(|asked| matches!(asked, Asked::Change { .. }))
+    }
+
     pub(super) fn change(&mut self, change: Change) {
         let (answer, answered) = oneshot::channel();
-        self.asked.push(Asked::Change { answer: answered });
+        self.asked.push(Asked::Change {
+            change,
+            answer: answered,
+        });
         self.driver.request(Request::Change(change, answer));
     }
 }

@@ -60,9 +60,12 @@ impl Network {
     }
 
     /// Cuts the members into two halves, one of them off, or one way between two.
-    pub(super) fn cut(&mut self, ids: &[u64], random: &mut StdRng) {
+    pub(super) fn cut(&mut self, ids: &[u64], leader: Option<u64>, random: &mut StdRng) {
         self.cut.clear();
-        let any = |random: &mut StdRng| ids[random.random_range(0..ids.len())];
+        let any = |random: &mut StdRng| {
+            let leader = leader.filter(|_| random.random_bool(0.5));
+            leader.unwrap_or(ids[random.random_range(0..ids.len())])
+        };
         match random.random_range(0..4) {
             0 => {
                 let one = any(random);

@@ -74,15 +74,28 @@ impl Roster {
         id
     }
 
-    /// The change that a leader with these members is to make next for the current task; none when it is done.
+    /// The change that a leader with these members is to make next for the current task.
     pub(super) fn change(&self, members: &Members) -> Option<Change> {
         match self.current()? {
-            Task::Add(id) if members.voters.contains(&id) => None,
-            Task::Add(id) if members.learners.contains(&id) => Some(Change::Promote(id)),
+            Task::Add(id) if members.contains(id) => Some(Change::Promote(id)),
             Task::Add(id) => Some(Change::AddLearner(id)),
-            Task::Remove(id) if members.contains(id) => Some(Change::Remove(id)),
-            Task::Remove(_) | Task::Lose(_) => None,
+            Task::Remove(id) => Some(Change::Remove(id)),
+            Task::Lose(_) => None,
         }
+    }
+
+    /// A change was made; gives the task that is done with it.
+    pub(super) fn made(&mut self, change: Change) -> Option<Task> {
+        let task = self.current()?;
+        let done = match task {
+            Task::Add(id) => change == Change::Promote(id),
+            Task::Remove(id) => change == Change::Remove(id),
+            Task::Lose(_) => false,
+        };
+        if done {
+            self.done();
+        }
+        done.then_some(task)
     }
 
     pub(super) fn done(&mut self) {

@@ -23,6 +23,10 @@ pub(super) struct World {
     network: Network,
     model: Model,
     roster: Roster,
+    /// Processes of removed members that are to end.
+    gone: Vec<u64>,
+    /// Its clock hardly moves.
+    slow: Option<u64>,
     next_number: u64,
     snapshot_after: u64,
     /// Chances that make each seed another world: crashes and cuts in a thousand steps.
@@ -37,7 +41,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Result<Self, String> {
+    /// A `rough` world has a lot of everything; others have more or less of each trouble, or none.
+    pub(super) fn new(seed: u64, rough: bool) -> Result<Self, String> {
         let mut random = StdRng::seed_from_u64(seed);
         let snapshot_after = random.random_range(8..40);
         let members = FOUNDERS.map(|id| Member::new(id, FOUNDERS.to_vec(), snapshot_after));
@@ -51,6 +56,8 @@ impl World {
             network,
             model: Model::default(),
             roster: Roster::new(&FOUNDERS),
+            gone: Vec::new(),
+            slow: None,
             next_number: 1,
             snapshot_after,
             crashes_per_mille: [0, 3, 10][random.random_range(0..3)],
@@ -61,6 +68,10 @@ impl World {
             random,
             figures: Figures::default(),
         };
+        if rough {
+            (world.crashes_per_mille, world.cuts_per_mille) = (20, 10);
+            (world.plans_per_mille, world.torn) = (40, 0.02);
+        }
         for position in 0..world.members.len() {
             world.start(position)?;
         }
@@ -83,25 +94,37 @@ impl World {
             return self.trouble(position);
         }
         if rare < self.crashes_per_mille + self.cuts_per_mille {
-            if self.random.random_bool(0.3) {
-                let ids: Vec<u64> = self.members.iter().map(|member| member.id).collect();
-                self.network.cut(&ids, &mut self.random);
-            } else {
-                self.network.mend();
-            }
+            self.cut_or_mend();
             return Ok(());
         }
         if self.random.random_range(0..1000) < self.plans_per_mille {
             return self.administer(true);
         }
         if self.random.random_range(0..100) < self.ticks_percent {
+            let slow = self.slow == Some(self.members[position].id);
+            if slow && self.random.random_bool(0.9) {
+                return Ok(());
+            }
             return self.tick(position);
         }
         match self.random.random_range(0..100) {
             0..8 => self.propose(position),
-            8 => self.barrier(position),
+            8..10 => self.barrier(),
             _ => self.deliver(),
         }
+    }
+
+    /// Cuts the network, often around the leader, whose clock may stand still meanwhile: it goes on leading, it thinks.
+    fn cut_or_mend(&mut self) {
+        self.slow = None;
+        if self.random.random_bool(0.6) {
+            return self.network.mend();
+        }
+        let leads = |member: &&Member| member.life.as_ref().is_some_and(Life::leads);
+        let leader = self.members.iter().find(leads).map(|member| member.id);
+        let ids: Vec<u64> = self.members.iter().map(|member| member.id).collect();
+        self.network.cut(&ids, leader, &mut self.random);
+        self.slow = leader.filter(|_| self.random.random_bool(0.5));
     }
 
     /// A crash now or soon, a full disk, a hand-over, or an end of these.
@@ -124,7 +147,7 @@ impl World {
                 member.disk.set_full(true);
                 Ok(())
             }
-            7 => self.storm(),
+            7..9 => self.storm(),
             _ => {
                 for member in &mut self.members {
                     member.disk.set_full(false);
@@ -136,7 +159,7 @@ impl World {
     }
 
     /// The leader goes and comes back, and everyone's time-out runs out at about the same time: several ask for votes in
-    /// one term.
+    /// one term, and who answers may crash with its vote.
     fn storm(&mut self) -> Result<(), String> {
         let leads = |member: &Member| member.life.as_ref().is_some_and(Life::leads);
         if let Some(leader) = self.members.iter().position(leads) {
@@ -147,6 +170,12 @@ impl World {
                 self.tick(position)?;
             }
         }
+        let usual = (self.torn, self.network.delayed);
+        (self.torn, self.network.delayed) = (0.1, 0.8);
+        for _ in 0..40 {
+            self.deliver()?;
+        }
+        (self.torn, self.network.delayed) = usual;
         Ok(())
     }
 
@@ -180,7 +209,16 @@ impl World {
         self.work(position)
     }
 
-    fn barrier(&mut self, position: usize) -> Result<(), String> {
+    /// Asks one that leads, if only for raft; sometimes there are two.
+    fn barrier(&mut self) -> Result<(), String> {
+        let role = |life: &Life| life.driver.status().role == "leader";
+        let leads = |member: &Member| member.life.as_ref().is_some_and(role);
+        let leading = (0..self.members.len()).filter(|at| leads(&self.members[*at]));
+        let leading: Vec<usize> = leading.collect();
+        if leading.is_empty() {
+            return Ok(());
+        }
+        let position = leading[self.random.random_range(0..leading.len())];
         let through = self.model.acknowledged_through();
         let Some(life) = &mut self.members[position].life else {
             return Ok(());
@@ -302,6 +340,7 @@ impl World {
             return Ok(());
         };
         let last = life.followed.0;
+        let mut removed = None;
         for mut asked in std::mem::take(&mut life.asked) {
             match &mut asked {
                 Asked::Proposal {
@@ -333,12 +372,25 @@ impl World {
                     Err(TryRecvError::Empty) => life.asked.push(asked),
                     Err(TryRecvError::Closed) => {}
                 },
-                Asked::Change { answer } => match answer.try_recv() {
-                    Ok(result) => self.figures.changes += u64::from(result.is_ok()),
+                Asked::Change { change, answer } => match answer.try_recv() {
+                    Ok(Ok(())) => {
+                        self.figures.changes += 1;
+                        if let Some(Task::Remove(id)) = self.roster.made(*change) {
+                            removed = Some(id);
+                        }
+                    }
+                    Ok(Err(_)) => {}
                     Err(TryRecvError::Empty) => life.asked.push(asked),
                     Err(TryRecvError::Closed) => {}
                 },
             }
+        }
+        if let Some(removed) = removed
+            && removed != id
+            && self.random.random_bool(0.7)
+        {
+            // Others run on and do not know.
+            self.gone.push(removed);
         }
         Ok(())
     }
@@ -388,6 +440,8 @@ impl World {
             self.roster.done();
             return Ok(());
         }
+        let gone = std::mem::take(&mut self.gone);
+        self.members.retain(|member| !gone.contains(&member.id));
         let leads = |member: &Member| member.life.as_ref().is_some_and(Life::leads);
         let leaders: Vec<usize> = (0..self.members.len())
             .filter(|at| leads(&self.members[*at]))
@@ -398,19 +452,14 @@ impl World {
         let Some(life) = &mut self.members[leader].life else {
             return Ok(());
         };
+        if life.is_changing() {
+            return Ok(());
+        }
         if let Some(change) = self.roster.change(&life.driver.members()) {
             life.change(change);
             self.work(leader)?;
-            return self.begin_member();
         }
-        if let Some(Task::Remove(id)) = self.roster.current()
-            && self.random.random_bool(0.7)
-        {
-            // Others run on and do not know.
-            self.members.retain(|member| member.id != id);
-        }
-        self.roster.done();
-        Ok(())
+        self.begin_member()
     }
 
     /// Starts the process of a member that is to be added, on an empty disk.

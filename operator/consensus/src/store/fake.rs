@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::disk::Disk;
+use super::header;
 
 /// What a disk writes at once.
 const SECTOR: usize = 512;
@@ -153,6 +154,15 @@ impl FakeDisk {
             inner.durable_names = inner.names.clone();
         }
         disk
+    }
+
+    /// The same files as the version before members wrote them: another number in each header.
+    pub(crate) fn in_format_1(&self) -> Self {
+        let mut files = self.files();
+        for (_, bytes) in &mut files {
+            header::set_format_1(bytes);
+        }
+        Self::with(&files)
     }
 
     /// All files, by name.

@@ -91,3 +91,11 @@ fn checksum(header: &[u8]) -> u32 {
     crc.update(&header[24..HEADER]);
     crc.finalize()
 }
+
+/// Turns the header of a file into one of format 1.
+#[cfg(test)]
+pub(super) fn set_format_1(bytes: &mut [u8]) {
+    bytes[16..20].copy_from_slice(&1_u32.to_le_bytes());
+    let crc = checksum(&bytes[..HEADER]);
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+}

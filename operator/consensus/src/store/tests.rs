@@ -256,24 +256,13 @@ fn a_commit_index_in_front_of_torn_entries_does_not_pass_the_log() {
     assert_eq!(recovered.commit, 2);
 }
 
-/// The same file in format 1: another number in the header.
-fn in_format_1(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes[16..20].copy_from_slice(&1_u32.to_le_bytes());
-    let crc = crc32fast::hash(&[&bytes[..20], &bytes[24..header::HEADER]].concat());
-    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
 #[test]
 fn a_folder_of_format_1_is_read_and_goes_on_in_format_2() {
     let disk = FakeDisk::default();
     let (mut store, _) = open(&disk).unwrap();
     fill(&mut store, 1..=5, 10);
     let identity = store.wal.identity();
-    let mut files: Vec<_> = disk.files();
-    for (_, bytes) in &mut files {
-        *bytes = in_format_1(std::mem::take(bytes));
-    }
+    let mut files = disk.in_format_1().files();
     // Term, voters and the state, without learners.
     let mut covered = 1_u64.to_le_bytes().to_vec();
     covered.extend_from_slice(&1_u32.to_le_bytes());
@@ -284,7 +273,8 @@ fn a_folder_of_format_1_is_read_and_goes_on_in_format_2() {
         &3_u64.to_le_bytes(),
         &covered,
     ];
-    let mut bytes = in_format_1(header::encode(header::SNAPSHOT, identity, 3));
+    let mut bytes = header::encode(header::SNAPSHOT, identity, 3);
+    header::set_format_1(&mut bytes);
     bytes.extend_from_slice(&crc32fast::hash(&checked.concat()).to_le_bytes());
     bytes.extend_from_slice(&covered);
     files.push(("snapshot-0000000000000003".to_owned(), bytes));

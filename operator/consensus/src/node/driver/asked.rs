@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use api_telemetry::Chain;
+use tokio::sync::oneshot;
 
 use super::waiting::Answer;
 use super::{Driver, HAND_OVER_TICKS};
@@ -53,9 +54,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             }
             Request::Change(change, answer) => match self.try_change(change) {
                 Ok(Some(position)) => self.waiting.push(position, Answer::Change(answer)),
-                Ok(None) => {
-                    let _ = answer.send(Ok(()));
-                }
+                Ok(None) => self.confirm_change(answer),
                 Err(error) => {
                     let _ = answer.send(Err(error));
                 }
@@ -121,12 +120,30 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
         position.map(Some).ok_or(ChangeError::Busy)
     }
 
+    /// Answers a change that was applied here once an entry behind it is committed: then a majority of the new members
+    /// holds that entry, and with it knows on disk that the change is committed. Without this, a member that is lost
+    /// now could be missed by those who still count by the old members.
+    pub(super) fn confirm_change(&mut self, answer: oneshot::Sender<Result<(), ChangeError>>) {
+        match self.hand_in(vec![Vec::new()]) {
+            Ok(position) => self.waiting.push(position, Answer::Changed(answer)),
+            // It has removed itself, and others go on.
+            Err(ProposeError::NotLeader { .. }) if !self.is_voter() => self.waiting.made(answer),
+            Err(error) => Answer::<S::Output>::Changed(answer).refuse(&error),
+        }
+    }
+
+    fn is_voter(&self) -> bool {
+        self.core.members().voters.contains(&self.config.id)
+    }
+
     fn check_caught_up(&self, id: u64) -> Result<(), ChangeError> {
         let last = self.core.last_index();
         let progress = self.core.progress(id);
         let matched = progress.map_or(0, |progress| progress.matched);
         let active = progress.is_some_and(|progress| progress.active);
-        if active && matched + CAUGHT_UP_ENTRIES >= last {
+        // One that needs a snapshot has nothing, however short the log is.
+        let begun = matched > 0 && matched >= self.core.compacted();
+        if active && begun && matched + CAUGHT_UP_ENTRIES >= last {
             return Ok(());
         }
         Err(ChangeError::NotCaughtUp { id, matched, last })

@@ -29,7 +29,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
     /// Takes a snapshot when the log has grown enough. A snapshot that cannot be written is tried again after as many
     /// entries; the log keeps everything until then.
     pub(super) fn compact(&mut self) {
-        let (index, _) = self.applied;
+        let (index, _) = self.whole();
         let entries = index - self.snapshot_index;
         let log_bytes = self.store.log_bytes();
         let grown = log_bytes.saturating_sub(self.log_bytes_at_snapshot);
@@ -37,7 +37,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             || (entries > 0 && grown >= self.config.snapshot_after_bytes)
             // A log of format 1 may begin at its first entry, and nobody could join.
             || (entries > 0 && self.core.compacted() == 0);
-        if !due || self.is_inside_proposal() {
+        if !due {
             return;
         }
         let before = Instant::now();
@@ -65,19 +65,24 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
         self.log_bytes_at_snapshot = self.store.log_bytes();
     }
 
-    /// A snapshot holds no chunks: whoever starts from it would never put them together.
-    fn is_inside_proposal(&self) -> bool {
-        !self.assembly.is_empty() && !mutation::on(Mutation::SnapshotInside)
-    }
-
+    /// The state as it is, at the last index that left no proposal unfinished. Behind that index nothing was applied but
+    /// chunks, which whoever starts from the snapshot gets from the log; the members are the same, too. Waiting for the
+    /// end of the proposal instead could take forever: the follower that needs the snapshot may be needed to commit it.
     fn current(&self) -> SavedSnapshot {
-        let (index, term) = self.applied;
+        let (index, term) = self.whole();
         SavedSnapshot {
             index,
             term,
             members: self.core.members().clone(),
             state: self.state.read().snapshot(),
         }
+    }
+
+    fn whole(&self) -> (u64, u64) {
+        if mutation::on(Mutation::SnapshotInside) {
+            return self.applied;
+        }
+        self.whole
     }
 
     /// Replaces state and log by a leader's snapshot.
@@ -92,6 +97,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
         }
         self.assembly.clear();
         self.applied = (index, snapshot.term);
+        self.whole = self.applied;
         self.snapshot_index = index;
         self.metrics.applied.store(index, Ordering::Relaxed);
         tracing::info!(index, members = ?snapshot.members, "state replaced by the leader's snapshot");
@@ -101,10 +107,7 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
 
     /// Makes a snapshot when a follower needs one; raft sends it when that is heard of next.
     pub(super) fn offer_snapshot(&mut self) {
-        if self.core.wants_snapshot()
-            && self.transfers.offered.is_none()
-            && !self.is_inside_proposal()
-        {
+        if self.core.wants_snapshot() && self.transfers.offered.is_none() {
             let snapshot = self.current();
             self.core.offer_snapshot(snapshot);
             self.transfers.offered = Some(self.ticks);

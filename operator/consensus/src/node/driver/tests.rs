@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::RwLock;
+use raft::eraftpb::{Entry, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
 use super::Driver;
-use crate::chunk::ENTRY_DATA_MAX;
+use crate::chunk::{ENTRY_DATA_MAX, split};
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::Nobody;
-use crate::node::mailbox::Proposal;
+use crate::node::mailbox::{Proposal, Request};
 use crate::store::fake::FakeDisk;
+use crate::store::{Store, Vote};
 use crate::testing::{Ledger, seeds};
 use crate::{Committed, Config, Observed, ProposeError};
 
@@ -30,7 +33,11 @@ struct Life {
 impl Life {
     /// What `start` does, without the thread. None when the disk crashed meanwhile.
     fn begin(disk: &FakeDisk, snapshot_after: u64) -> Option<Self> {
-        let mut config = Config::single(PathBuf::from("fake"));
+        Self::begin_as(disk, snapshot_after, vec![1])
+    }
+
+    fn begin_as(disk: &FakeDisk, snapshot_after: u64, founders: Vec<u64>) -> Option<Self> {
+        let mut config = Config::member(PathBuf::from("fake"), 1, founders);
         config.snapshot_after_entries = snapshot_after;
         let state = Arc::new(RwLock::new(Ledger::default()));
         let opened = Driver::open(
@@ -235,4 +242,108 @@ fn a_proposal_that_was_cut_in_half_by_a_crash_never_shows() {
         let life = Life::begin(&disk.after_power_loss(1), 1).unwrap();
         assert_eq!(life.state.read().contents().last(), Some(&b"next".to_vec()));
     }
+}
+
+fn entry(index: u64, data: Vec<u8>) -> Entry {
+    Entry {
+        index,
+        term: 1,
+        data,
+        ..Entry::default()
+    }
+}
+
+#[test]
+fn a_lone_voter_of_format_1_goes_on_and_others_can_join() {
+    let disk = FakeDisk::default();
+    {
+        let (mut store, _) = Store::open(disk.boxed(), 1).unwrap();
+        let vote = Vote { term: 1, vote: 1 };
+        let data = split(1, b"old").remove(0);
+        let entries = [entry(1, Vec::new()), entry(2, data)];
+        store.append(&entries, Some(vote)).unwrap();
+        store.sync().unwrap();
+    }
+    let disk = disk.in_format_1();
+    for _ in 0..2 {
+        let life = Life::begin(&disk, 1_000_000).unwrap();
+        assert_eq!(life.state.read().contents(), [b"old".to_vec()]);
+        assert_eq!(life.driver.members(), Members::of(vec![1]));
+        assert!(life.driver.leadership().leads);
+        // The log does not begin at its first entry any more: whoever joins gets a snapshot.
+        assert!(life.driver.core.compacted() > 0);
+    }
+}
+
+#[test]
+fn a_node_that_is_being_added_and_restarts_is_no_lone_voter() {
+    let disk = FakeDisk::default();
+    {
+        // It heard of a term, and got no snapshot yet.
+        let (mut store, _) = Store::open(disk.boxed(), 1).unwrap();
+        store.append(&[], Some(Vote { term: 7, vote: 0 })).unwrap();
+        store.sync().unwrap();
+    }
+    let mut life = Life::begin_as(&disk, 10, Vec::new()).unwrap();
+    for _ in 0..100 {
+        life.driver.tick();
+        life.driver.work().unwrap();
+    }
+    assert_eq!(life.driver.members(), Members::default());
+    assert_eq!(life.driver.status().role, "outside");
+    assert_eq!(life.driver.status().term, 7);
+}
+
+#[test]
+fn a_barrier_costs_one_sync_and_applies_nothing() {
+    let disk = FakeDisk::default();
+    let mut life = Life::begin(&disk, 1_000_000).unwrap();
+    let (answer, mut answered) = oneshot::channel();
+    let before = disk.syncs();
+    life.driver.request(Request::Barrier(answer));
+    life.driver.work().unwrap();
+    answered.try_recv().unwrap().unwrap();
+    assert_eq!(disk.syncs() - before, 1);
+    assert!(life.state.read().contents().is_empty());
+}
+
+#[test]
+fn entries_of_a_leader_that_find_no_room_are_dropped_and_the_node_lives() {
+    let disk = FakeDisk::default();
+    let mut life = Life::begin_as(&disk, 1_000_000, vec![1, 2]).unwrap();
+    disk.set_full(true);
+    let append = |index: u64| {
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            term: 2,
+            log_term: if index == 1 { 1 } else { 2 },
+            index,
+            entries: vec![Entry {
+                index: index + 1,
+                term: 2,
+                data: split(1, &[7; 4000]).remove(0),
+                ..Entry::default()
+            }],
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgAppend);
+        message
+    };
+    let last = |life: &Life| life.driver.core.last_index();
+    let mut index = 1;
+    loop {
+        life.driver.message(append(index)).unwrap();
+        life.driver.work().unwrap();
+        if last(&life) == index {
+            break;
+        }
+        index += 1;
+        assert!(index < 100, "the disk was never full");
+    }
+    assert!(index > 5);
+    disk.set_full(false);
+    life.driver.message(append(index)).unwrap();
+    life.driver.work().unwrap();
+    assert_eq!(last(&life), index + 1);
 }

@@ -17,7 +17,10 @@ pub(super) enum Answer<O> {
         held: Held,
     },
     Barrier(oneshot::Sender<Result<(), ProposeError>>),
+    /// Waits for the entry that changes the members ...
     Change(oneshot::Sender<Result<(), ChangeError>>),
+    /// ... and for the one behind it.
+    Changed(oneshot::Sender<Result<(), ChangeError>>),
 }
 
 struct Waiting<O> {
@@ -61,14 +64,16 @@ impl<O> WaitingList<O> {
     }
 
     /// Answers who waits for the applied entry of `index` and `term`. `output` is what the state machine gave, if the
-    /// entry was (the end of) a proposal; `changed` says whether it changed the members.
+    /// entry was (the end of) a proposal; `changed` says whether it changed the members: who asked for that is given
+    /// back, and not answered yet.
     pub(super) fn settle(
         &mut self,
         (index, term): (u64, u64),
         output: Option<&O>,
         changed: bool,
         metrics: &Metrics,
-    ) where
+    ) -> Option<oneshot::Sender<Result<(), ChangeError>>>
+    where
         O: Clone,
     {
         while let Some(waiting) = self.list.pop_front_if(|waiting| waiting.index <= index) {
@@ -78,11 +83,18 @@ impl<O> WaitingList<O> {
                 continue;
             }
             match waiting.answer {
-                Answer::Change(answer) if changed => self.made.push(answer),
+                Answer::Change(answer) if changed => return Some(answer),
+                Answer::Changed(answer) => self.made.push(answer),
                 answer => answer.settle(index, output, metrics),
             }
-            return;
+            break;
         }
+        None
+    }
+
+    /// A change of the members was made and will be answered by [`WaitingList::answer_changes`].
+    pub(super) fn made(&mut self, answer: oneshot::Sender<Result<(), ChangeError>>) {
+        self.made.push(answer);
     }
 
     /// Answers the changes of members that were made.
@@ -125,7 +137,7 @@ impl<O: Clone> Answer<O> {
                 let _ = answer.send(Ok(()));
             }
             // Raft made nothing of it: another one was under way.
-            Self::Change(answer) => {
+            Self::Change(answer) | Self::Changed(answer) => {
                 let _ = answer.send(Err(ChangeError::Busy));
             }
         }
@@ -142,7 +154,7 @@ impl<O> Answer<O> {
             Self::Barrier(answer) => {
                 let _ = answer.send(Err(error.clone()));
             }
-            Self::Change(answer) => {
+            Self::Change(answer) | Self::Changed(answer) => {
                 let error = match error {
                     ProposeError::NotLeader { leader } => {
                         ChangeError::NotLeader { leader: *leader }

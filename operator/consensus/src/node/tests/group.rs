@@ -349,3 +349,26 @@ async fn one_without_a_group_waits_and_does_not_lead() {
     let refused = within(node.propose(vec![1])).await.unwrap_err();
     assert_eq!(refused, ProposeError::NotLeader { leader: None });
 }
+
+#[tokio::test]
+async fn a_follower_that_is_a_little_behind_needs_no_snapshot() {
+    let group = Group::founded();
+    let mut contents = Vec::new();
+    let behind = |leader: u64| (1..=3).find(|id| *id != leader).unwrap();
+    while group.propose(b"same").await < 45 {
+        contents.push(b"same".to_vec());
+    }
+    contents.push(b"same".to_vec());
+    let follower = behind(group.leader().await);
+    group.has(follower, &contents).await;
+    let node = group.nodes.lock().remove(&follower).unwrap();
+    // The leader takes its snapshot at about 51 and keeps ten entries behind it.
+    while group.propose(b"more").await < 53 {
+        contents.push(b"more".to_vec());
+    }
+    contents.push(b"more".to_vec());
+    group.nodes.lock().insert(follower, node);
+    group.has(follower, &contents).await;
+    let restored = group.heard[&follower].restored.lock().clone();
+    assert_eq!(restored, [0_u64; 0]);
+}
