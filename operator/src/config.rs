@@ -241,6 +241,14 @@ impl Config {
         Ok(Some(PoolKey::new(self.namespace()?, pool)))
     }
 
+    /// Where shards reach the replicas.
+    pub(crate) fn stream_of_replicas(&self) -> anyhow::Result<String> {
+        let service = self.peers_service.as_deref();
+        let service = service.context("--peers-service is needed with --pool")?;
+        let port = self.stream.port();
+        Ok(format!("{service}.{}.svc:{port}", self.namespace()?))
+    }
+
     /// Namespace of this pod.
     pub(crate) fn namespace(&self) -> anyhow::Result<&str> {
         let namespace = self.pod_namespace.as_deref();

@@ -129,18 +129,23 @@ impl Pipeline {
         }
     }
 
-    /// What is left of earlier steps.
+    /// What is left of earlier steps, and what follows from it.
     async fn go_on(&mut self) -> anyhow::Result<()> {
-        while let Some(report) = self.put_off.pop_front() {
-            self.report(report).await;
+        loop {
+            while let Some(report) = self.put_off.pop_front() {
+                self.report(report).await;
+            }
+            self.retire().await;
+            if std::mem::take(&mut self.astray) {
+                self.take_over()?;
+                self.reconcile(Instant::now()).await;
+            }
+            self.move_on().await;
+            // Reports come while a step is proposed: a move may wait for them.
+            if self.put_off.is_empty() {
+                return Ok(());
+            }
         }
-        self.retire().await;
-        if std::mem::take(&mut self.astray) {
-            self.take_over()?;
-            self.reconcile(Instant::now()).await;
-        }
-        self.move_on().await;
-        Ok(())
     }
 
     async fn batch(&mut self, batch: Batch) {
@@ -185,6 +190,7 @@ impl Pipeline {
     /// Tries ports that could not be bound, tells translate the time, and notes how much there is.
     async fn keep_house(&mut self) {
         self.tell_pool();
+        self.look_at_endpoints();
         self.try_ports_again().await;
         self.tell_time();
         let changes = self.translation.update(&self.index, Dirty::default());

@@ -196,6 +196,9 @@ impl Pipeline {
                 .and_then(|refused| refused.values().next())
                 .map(|error| (reason(error), error.to_string()));
         }
+        if let Some(services) = &self.services {
+            services.add_to(key, &mut facts);
+        }
         facts
     }
 

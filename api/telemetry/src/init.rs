@@ -22,6 +22,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As settings spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 

@@ -15,8 +15,6 @@ use crate::pipeline::step::Step;
 const AT_ONCE_MAX: usize = 50;
 /// Time that a shard serves on after endpoints lead elsewhere, at least; nodes go by them a moment later.
 const LEAVE_AFTER: Duration = Duration::from_secs(10);
-/// As long as that, beyond the lag that was measured.
-const LAG_MARGIN: Duration = Duration::from_secs(5);
 
 /// Moves, by this process's clock.
 pub(crate) struct Moving {
@@ -83,8 +81,8 @@ impl Pipeline {
     }
 
     /// Gateways whose endpoints are waited for: each is to be answered by [`Pipeline::endpoints_written`].
-    pub(crate) fn waiting_for_endpoints(&self) -> impl Iterator<Item = &GatewayKey> {
-        self.moving.moves.waiting_for_endpoints()
+    pub(crate) fn waiting_for_endpoints(&self) -> Vec<GatewayKey> {
+        self.moving.moves.waiting_for_endpoints().cloned().collect()
     }
 
     /// Endpoints lead to these shards of a Gateway and to no other that is ready: those that leave it may, once nodes have
@@ -94,12 +92,6 @@ impl Pipeline {
         self.moving
             .moves
             .endpoints_written(gateway, shards, &self.allocator, now);
-    }
-
-    /// How long it takes nodes to go by endpoints that were written, as was measured.
-    pub(crate) fn endpoints_lag(&mut self, lag: Duration) {
-        let leave_after = LEAVE_AFTER.max(lag + LAG_MARGIN);
-        self.moving.moves.leave_after(leave_after);
     }
 }
 

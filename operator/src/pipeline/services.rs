@@ -216,6 +216,17 @@ impl Pipeline {
         self.tell_pool();
     }
 
+    /// Answers moves that wait for endpoints which were written before they began to wait.
+    pub(super) fn look_at_endpoints(&mut self) {
+        for gateway in self.waiting_for_endpoints() {
+            let services = self.services.as_ref();
+            let has = services.and_then(|services| services.has.get(&gateway));
+            if let Some(shards) = has.and_then(|has| has.led_to.clone()) {
+                self.endpoints_written(&gateway, &shards);
+            }
+        }
+    }
+
     /// Tells what the pool is used for: shards that are in use are not taken away.
     pub(super) fn tell_pool(&self) {
         if let Some(services) = &self.services {
