@@ -92,8 +92,8 @@ impl Backends {
     pub(crate) fn new(config: &ForwardConfig) -> Self {
         Self {
             place: Place {
-                zone: config.zone.clone(),
-                node: config.node.clone(),
+                zone: known(&config.zone),
+                node: known(&config.node),
             },
             ..Self::default()
         }
@@ -167,6 +167,11 @@ impl Backends {
             held
         });
     }
+}
+
+/// A label that a pod does not have comes as an empty variable.
+fn known(place: &Option<String>) -> Option<String> {
+    place.clone().filter(|place| !place.is_empty())
 }
 
 #[cfg(test)]
