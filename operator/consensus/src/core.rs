@@ -336,7 +336,7 @@ impl Core {
         }
     }
 
-    /// A leader that was removed hands over to who has most of the log, and follows.
+    /// A leader that was removed, by an entry of the leader before it, hands over to who has most of the log, and follows.
     fn leave_if_removed(&mut self) {
         if !self.leads() || self.members().voters.contains(&self.id) {
             return;

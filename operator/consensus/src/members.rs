@@ -69,7 +69,7 @@ pub enum Change {
     AddLearner(u64),
     /// A learner that has caught up becomes a voter.
     Promote(u64),
-    /// A member leaves. A leader that removes itself hands over.
+    /// A member leaves. A leader that is to remove itself hands over and says [`ChangeError::NotLeader`]: its heir does it.
     Remove(u64),
 }
 

@@ -114,6 +114,11 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             Change::Remove(id) if !members.contains(id) => return Ok(None),
             Change::Remove(id) => self.check_quorum_without(members, id)?,
         }
+        if change == Change::Remove(self.config.id) {
+            // Gone at once, it could not see to it that the others know. Its heir can.
+            let leader = self.core.hand_over();
+            return Err(ChangeError::NotLeader { leader });
+        }
         let reserved = self.store.reserve(Store::cost(64));
         reserved.map_err(|error| ChangeError::NotReady(Chain(&error).to_string()))?;
         let position = self.core.propose_change(change);
@@ -126,14 +131,8 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
     pub(super) fn confirm_change(&mut self, answer: oneshot::Sender<Result<(), ChangeError>>) {
         match self.hand_in(vec![Vec::new()]) {
             Ok(position) => self.waiting.push(position, Answer::Changed(answer)),
-            // It has removed itself, and others go on.
-            Err(ProposeError::NotLeader { .. }) if !self.is_voter() => self.waiting.made(answer),
             Err(error) => Answer::<S::Output>::Changed(answer).refuse(&error),
         }
-    }
-
-    fn is_voter(&self) -> bool {
-        self.core.members().voters.contains(&self.config.id)
     }
 
     fn check_caught_up(&self, id: u64) -> Result<(), ChangeError> {

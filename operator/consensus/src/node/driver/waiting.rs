@@ -92,11 +92,6 @@ impl<O> WaitingList<O> {
         None
     }
 
-    /// A change of the members was made and will be answered by [`WaitingList::answer_changes`].
-    pub(super) fn made(&mut self, answer: oneshot::Sender<Result<(), ChangeError>>) {
-        self.made.push(answer);
-    }
-
     /// Answers the changes of members that were made.
     pub(super) fn answer_changes(&mut self) {
         for answer in self.made.drain(..) {
