@@ -2,8 +2,9 @@
 //!
 //! What it installs is given from outside, as folders: the checkout with the chart, and the programs that cargo built.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
@@ -17,7 +18,8 @@ pub const RELEASE: &str = "shardway";
 pub const NAMESPACE: &str = "shardway-system";
 /// Name of the ShardPool, as the chart has it.
 pub const POOL: &str = "default";
-/// Tag of images that are made here.
+/// Tag of images that are made here. What is installed has a tag of its own beside it, which tells programs apart: pods of the
+/// same tag would stay as they are.
 pub const TAG: &str = "dev";
 /// Time for all pods to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -44,6 +46,34 @@ impl Package {
     pub fn chart(&self) -> PathBuf {
         self.root.join("helm/shardway")
     }
+
+    /// The tag of a program's image, which another build of it does not have.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn tag(&self, program: &str) -> anyhow::Result<String> {
+        let file = self.programs.join(program);
+        let metadata =
+            fs::metadata(&file).with_context(|| format!("{} is not built", file.display()))?;
+        let written = metadata.modified()?.duration_since(UNIX_EPOCH)?;
+        Ok(format!(
+            "{TAG}-{:x}-{:x}",
+            metadata.len(),
+            written.as_millis()
+        ))
+    }
+
+    /// Imports the images that the cluster does not have yet.
+    fn load(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let there = images::list(cluster)?;
+        for (program, repository) in IMAGES {
+            let name = format!("{repository}:{}", self.tag(program)?);
+            if !there.iter().any(|image| image.ends_with(&name)) {
+                images::load(cluster, &name, &[self.programs.join(program)])?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Brings Shardway into the cluster and waits until it is ready. What is there already is upgraded.
@@ -54,7 +84,7 @@ pub fn install(cluster: &Cluster, package: &Package) -> anyhow::Result<()> {
     let mut progress = Progress::new();
     gateway_api(cluster)?;
     progress.done("CRDs of the Gateway API");
-    load_images(cluster, &package.programs, TAG)?;
+    package.load(cluster)?;
     progress.done("images");
     namespace(cluster)?;
     // helm installs CRDs once and never changes them.
@@ -126,8 +156,14 @@ pub fn upgrade(cluster: &Cluster, package: &Package, values: &[String]) -> anyho
         .arg(package.chart())
         .args(["--namespace", NAMESPACE, "--wait"])
         .arg(format!("--timeout={}s", READY_WITHIN.as_secs()))
-        .args(["--set", &format!("image.operator.tag={TAG}")])
-        .args(["--set", &format!("image.shardProxy.tag={TAG}")]);
+        .args([
+            "--set",
+            &format!("image.operator.tag={}", package.tag("operator")?),
+        ])
+        .args([
+            "--set",
+            &format!("image.shardProxy.tag={}", package.tag("shard-proxy")?),
+        ]);
     for value in package.values.iter().chain(values) {
         helm.args(["--set", value]);
     }

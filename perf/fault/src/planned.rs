@@ -59,7 +59,7 @@ pub(crate) fn upgrade_operators(scene: &Scene, away: Duration) -> anyhow::Result
 
 /// Another image of the shards: the operator rolls them when it is given it.
 pub(crate) fn upgrade_shards(scene: &Scene, away: Duration) -> anyhow::Result<bool> {
-    let tag = format!("{}-2", install::TAG);
+    let tag = format!("{}-again", scene.package.tag("shard-proxy")?);
     install::load_images(&scene.cluster, &scene.package.programs, &tag)?;
     let traffic = scene.traffic()?;
     let began = std::time::Instant::now();
