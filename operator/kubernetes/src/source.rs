@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::kinds::{CONFIG_MAP, CRD, Kind, NAMESPACE, POOL, SECRET, WATCHED};
 use crate::named::Named;
@@ -131,7 +132,14 @@ impl KubeSource {
             namespace: namespace.clone(),
             name,
         };
+        let span = tracing::info_span!(
+            "watch",
+            kind = kind.kind,
+            namespace = target.namespace,
+            name = target.name
+        );
         let run = watch::run(id, target, self.client.clone(), self.report.clone());
+        let run = run.instrument(span);
         let task = api_telemetry::task::spawn("watch", run).abort_handle();
         let watch = Watch {
             kind,
@@ -340,8 +348,9 @@ impl KubeSource {
                     // tell that there are no objects.
                     _ if watch.is_missing => {
                         let group = watch.kind.group;
+                        let versions = watch.kind.versions.join(" or ");
                         let message = format!(
-                            "kind {kind} ({group}) is not in this cluster; install its CRD"
+                            "kind {kind} ({group}) is not in this cluster in version {versions}; install its CRD"
                         );
                         (message, watch.kind.is_served())
                     }

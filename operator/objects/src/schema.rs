@@ -103,6 +103,19 @@ pub fn admit(kind: &str, version: &str, object: &mut Value) -> Result<(), Vec<Vi
     }
 }
 
+/// What a CRD has against a status: an API server would refuse to write it. Empty for a kind that is not taken.
+pub fn check_status(kind: &str, version: &str, status: &Value) -> Vec<Violation> {
+    let Some(schema) = SCHEMAS.get(&(kind.to_owned(), version.to_owned())) else {
+        return Vec::new();
+    };
+    let object = serde_json::json!({"status": status});
+    let mut violations = Vec::new();
+    schema.validate(&object, &mut String::new(), &mut violations);
+    // A status is written without the rest.
+    violations.retain(|of| of.field.starts_with("status"));
+    violations
+}
+
 /// What the CRDs demand and is not checked here: `kind.field: rule` for CEL rules that the CEL library cannot compile, and for
 /// other words of their schemas that are not known, the rule alone for those whose evaluation failed for an object so far.
 pub fn not_evaluated() -> Vec<String> {

@@ -5,13 +5,15 @@
 //! ```
 //!
 //! **Invariants**
-//! - `Programmed` is True only when every live shard of the Gateway serves the revision that carries its generation.
+//! - `Programmed` is True only when every live shard of the Gateway serves a revision that carries its generation. A revision
+//!   that carries others' changes does not take it back.
 //! - `lastTransitionTime` moves with `status` alone, also over a restart.
 //! - A status that is the same as before is not written.
 //!
 //! It deliberately does not know: Raft, streams, how anything is served.
 
 mod folder;
+mod programmed;
 mod render;
 mod statuses;
 mod times;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::ObjectKey;
 use serde_json::Value;
 
+use crate::programmed::keep_programmed;
 use crate::times::keep_transition_times;
 
 /// A status that is to be written or, without one, removed.
@@ -24,6 +25,8 @@ pub struct Change {
 pub struct Statuses {
     current: BTreeMap<ObjectKey, Value>,
     unsaved: BTreeSet<ObjectKey>,
+    /// Gateways whose status is of this run: what was written before says nothing of what is served now.
+    seen: BTreeSet<ObjectKey>,
 }
 
 impl Statuses {
@@ -32,6 +35,7 @@ impl Statuses {
         Self {
             current: written.into_iter().collect(),
             unsaved: BTreeSet::new(),
+            seen: BTreeSet::new(),
         }
     }
 
@@ -74,8 +78,15 @@ impl Statuses {
         self.unsaved.extend(objects);
     }
 
-    /// Sets a status; transition times are kept where the status of a condition stays. Returns whether it changed.
+    /// Sets a status; transition times are kept where the status of a condition stays, and a Gateway that is programmed stays
+    /// so while its routes change. Returns whether it changed.
     pub fn set(&mut self, key: &ObjectKey, mut status: Value, now: &str) -> bool {
+        if let Some(old) = self.current.get(key).filter(|_| self.seen.contains(key)) {
+            keep_programmed(old, &mut status);
+        }
+        if key.kind == "Gateway" {
+            self.seen.insert(key.clone());
+        }
         keep_transition_times(self.current.get(key), &mut status, now);
         if self.current.get(key) == Some(&status) {
             return false;
@@ -87,6 +98,7 @@ impl Statuses {
 
     /// Forgets an object.
     pub fn remove(&mut self, key: &ObjectKey) {
+        self.seen.remove(key);
         if self.current.remove(key).is_some() {
             self.unsaved.insert(key.clone());
         }
@@ -99,5 +111,34 @@ impl Statuses {
         for key in gone {
             self.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn programmed(status: &str, reason: &str) -> Value {
+        json!({"conditions": [{"type": "Programmed", "status": status, "reason": reason, "observedGeneration": 1}]})
+    }
+
+    #[test]
+    fn a_gateway_stays_programmed_within_a_run_and_shows_it_anew_in_the_next() {
+        let key = ObjectKey::new(api::GATEWAY_GROUP, "Gateway", "a", "web");
+        let of = |statuses: &Statuses| statuses.get(&key).map(|of| of["conditions"][0].clone());
+        let mut statuses = Statuses::restored([(key.clone(), programmed("True", "Programmed"))]);
+        statuses.set(&key, programmed("False", "Pending"), "t1");
+        assert_eq!(of(&statuses).map(|of| of["status"] == "False"), Some(true));
+        statuses.set(&key, programmed("True", "Programmed"), "t2");
+        assert!(!statuses.set(&key, programmed("False", "Pending"), "t3"));
+        assert_eq!(
+            of(&statuses).map(|of| of["lastTransitionTime"].clone()),
+            Some(json!("t2"))
+        );
+        statuses.remove(&key);
+        statuses.set(&key, programmed("False", "Pending"), "t4");
+        assert_eq!(of(&statuses).map(|of| of["status"] == "False"), Some(true));
     }
 }

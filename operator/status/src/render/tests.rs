@@ -180,3 +180,61 @@ fn a_gateway_whose_service_has_no_address_is_not_programmed_until_it_has_one() {
         )
     );
 }
+
+/// An API server refuses a status with a word or a number of things that its CRD does not take, and with it all of it.
+#[test]
+fn what_we_say_is_what_the_crds_take() {
+    for reason in reasons::ALL {
+        let time = |mut status: Value| {
+            crate::keep_transition_times(None, &mut status, "2026-01-01T00:00:00Z");
+            status
+        };
+        let condition = Condition::no(types::ACCEPTED, reason, "why", 1);
+        let class = ClassStatus {
+            conditions: vec![condition.clone()],
+            supported_features: operator_translate::FEATURES
+                .iter()
+                .map(|feature| feature.name)
+                .collect(),
+        };
+        let gateway = GatewayStatus {
+            conditions: vec![
+                condition.clone(),
+                Condition::yes(types::RESOLVED_REFS, reason, "", 1),
+            ],
+            listeners: vec![ListenerStatus {
+                name: "http".into(),
+                supported_kinds: vec![operator_objects::spec::GroupKind {
+                    group: api::GATEWAY_GROUP.into(),
+                    kind: "HTTPRoute".into(),
+                }],
+                attached_routes: 7,
+                conditions: vec![condition.clone()],
+                servable: false,
+            }],
+        };
+        let facts = GatewayFacts {
+            addresses: vec![StatusAddress::hostname("lb.example.com")],
+            not_placed: Some((reason, "why".into())),
+            ..GatewayFacts::default()
+        };
+        let route = RouteStatus {
+            parents: vec![parent(condition)],
+        };
+        let ports = BTreeMap::new();
+        for (kind, status) in [
+            ("GatewayClass", class_status(&class)),
+            ("Gateway", gateway_status(&gateway, &ports, &facts, 1)),
+            (
+                "HTTPRoute",
+                route_status(&route, |_| ParentFacts::default()),
+            ),
+        ] {
+            let violations = operator_objects::schema::check_status(kind, "v1", &time(status));
+            assert!(violations.is_empty(), "{kind} {reason}: {violations:?}");
+        }
+    }
+    let bad = json!({"conditions": [{"type": "Accepted", "status": "Perhaps"}]});
+    let violations = operator_objects::schema::check_status("Gateway", "v1", &bad);
+    assert!(!violations.is_empty());
+}
