@@ -116,9 +116,8 @@ impl Assembly {
         None
     }
 
-    /// Whether no proposal is unfinished. A snapshot may be taken only then: it does not hold chunks, and whoever
-    /// starts from it must see all of a proposal's or none. It is never long until then, since the chunks follow each
-    /// other.
+    /// Whether no proposal is unfinished. A snapshot stands for an index at which this is so: it does not hold chunks,
+    /// and whoever starts from it must get all of a proposal's from the log.
     pub(crate) fn is_empty(&self) -> bool {
         self.partial.is_none()
     }

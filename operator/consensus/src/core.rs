@@ -163,6 +163,7 @@ impl Core {
         if message.get_msg_type() == MessageType::MsgPropose || message.to != self.id {
             return;
         }
+        self.check_memory(&message);
         if self.members().contains(message.from) {
             self.heard.insert(message.from, self.ticks);
         }
@@ -170,6 +171,24 @@ impl Core {
             tracing::debug!(%error, "raft message dropped");
         }
         self.fix_election_ticks();
+    }
+
+    /// A leader knows which entries this member said it had.
+    ///
+    /// # Panics
+    /// When some are gone: the folder was lost or replaced by an older one. The member may have forgotten votes as well,
+    /// so that going on could make two leaders.
+    fn check_memory(&self, message: &Message) {
+        let current = message.term >= self.term();
+        let heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat;
+        assert!(
+            !heartbeat || !current || message.commit <= self.last_index(),
+            "raft node {} acknowledged entries through {} and its log ends at {}: its folder was lost or is an old copy. \
+             Move the folder aside and let the node join under an id that was never used",
+            self.id,
+            message.commit,
+            self.last_index()
+        );
     }
 
     /// Hands in one entry; gives its index and term, or none when this voter does not lead. It may still be
@@ -364,8 +383,12 @@ impl Core {
             progress.active.then_some((progress.matched, *id))
         });
         let (_, heir) = others.max()?;
-        self.raw.transfer_leader(heir);
-        Some(heir)
+        // One that was asked goes on: two would compete.
+        let asked = self.raw.raft.lead_transferee;
+        if asked.is_none() {
+            self.raw.transfer_leader(heir);
+        }
+        Some(asked.unwrap_or(heir))
     }
 
     /// What this leader knows of a member; none when it does not lead or the member is none.

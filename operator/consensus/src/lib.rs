@@ -1,25 +1,35 @@
 //! Replicated log and state machine: Raft, its log on disk, and the thread that drives both.
 //!
 //! ```text
-//!   propose --bounded queue--> node thread: Core (raft, no I/O) --entries--> Store (log, fsync, snapshots)
-//!                                   `--committed entries--> StateMachine::apply --> observer, proposers
+//!   propose, step, change --bounded lanes--> node thread: Core (raft, no I/O) --entries--> Store (log, fsync, snapshots)
+//!                                              |    `--committed entries--> StateMachine::apply --> observer, answers
+//!                                              `--messages--> Outbox (the caller's transport)
 //! ```
-//! Outside in: `node` (handle), `node/driver` (the thread), `core` (raft), `store` (what outlives a crash), `chunk`
-//! (proposals as entries).
+//! Outside in: `node` (handle), `node/mailbox` (what waits), `node/driver` (the thread), `core` (raft), `store` (what
+//! outlives a crash), `members` (who belongs to a group), `chunk` (proposals as entries). `simulation` is a test: a group
+//! of drivers from a seed, with a bad network, bad disks and crashes.
 //!
 //! **Invariants**
-//! - A proposal is answered after its entry is on disk on a majority (here: on this disk) and applied.
+//! - A proposal is answered after its entry is on disk on a majority of the voters and applied here.
 //! - The log is only appended to after everything before it was synced; a failed sync ends the node for good.
 //! - Entries stay below 1 MiB: a larger proposal is cut into chunks and applied once, at the last one's index.
 //! - A damaged log refuses to start; only a last record that was never acknowledged is cut off.
+//! - Members come from the disk once there is anything on it; they change by one at a time.
+//! - [`Leadership::leads`] is said only once everything that earlier leaders acknowledged is applied here.
 //! - No type of the `raft` crate leaves this one.
 //!
-//! It deliberately does not know what the entries mean, nor (yet) how messages travel between voters: `core` takes and
-//! gives them, and its tests run three voters over a network that loses, doubles and reorders.
+//! It deliberately does not know what the entries mean, how messages travel, nor where members live: the caller's
+//! transport ([`Outbox`], [`Node::step`]) knows addresses and checks who sent what.
+//!
+//! **Who is a member.** `Config::initial_voters` found a group, each on an empty folder. Whoever comes later starts with
+//! none, is added as a learner, gets a snapshot and the log, and is promoted ([`Node::change`]). An id belongs to a
+//! folder: a voter that lost it has forgotten its votes, so it comes back under an id that was never used, and the old id
+//! is removed. A node that the leader knows to have forgotten something panics instead of voting.
 //!
 //! **When the disk fails.** A full disk shows when the next log segment is to be made: proposals are refused with
-//! [`ProposeError::NoRoom`] until there is room, and everything else goes on. A failed write or sync ends the node
-//! ([`Node::stopped`]); the process must exit and start anew, since what the disk holds is no longer known.
+//! [`ProposeError::NoRoom`] until there is room, a follower drops the leader's entries, and everything else goes on. A
+//! failed write or sync ends the node ([`Node::stopped`]); the process must exit and start anew, since what the disk holds
+//! is no longer known. So does a leader's snapshot that finds no room.
 
 mod chunk;
 mod core;

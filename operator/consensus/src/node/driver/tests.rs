@@ -347,3 +347,19 @@ fn entries_of_a_leader_that_find_no_room_are_dropped_and_the_node_lives() {
     life.driver.work().unwrap();
     assert_eq!(last(&life), index + 1);
 }
+
+#[test]
+#[should_panic(expected = "let the node join under an id that was never used")]
+fn a_node_whose_folder_was_lost_stops_when_the_leader_knows_better() {
+    let disk = FakeDisk::default();
+    let mut life = Life::begin_as(&disk, 1_000_000, vec![1, 2]).unwrap();
+    let mut message = Message {
+        from: 2,
+        to: 1,
+        term: 2,
+        commit: 9,
+        ..Message::default()
+    };
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    let _ = life.driver.message(message);
+}
