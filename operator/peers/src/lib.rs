@@ -3,6 +3,7 @@
 //! ```text
 //!   raft --PeerOutbox--> Queue --one call for each replica, mutual TLS--> Inbox --> raft of the other
 //!                  `--> snapshot --frames on a connection of its own-------^
+//!   Distributor of a follower --Relaying, a connection of its own--> Distributor of the leader
 //!   Directory: raft id --> ordinal, address  <-- members::keep <-- table of members (a file, a ConfigMap)
 //! ```
 //!
@@ -26,11 +27,13 @@ mod parts;
 mod pause;
 mod queue;
 mod raft;
+mod relay;
 mod service;
 mod stream;
 mod tls;
 mod transport;
 
 pub use directory::{Directory, Peer};
+pub use relay::{Relaying, Shards};
 pub use tls::PeerTls;
 pub use transport::{Config, Inbox, PeerOutbox, StartError, Transport};

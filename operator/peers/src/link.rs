@@ -22,7 +22,7 @@ use crate::transport::Shared;
 /// Messages on their way from the queue to the connection.
 const LEAVING_MAX: usize = 16;
 /// Time for the other side to accept a call.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
 /// Time for a snapshot as a whole.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
 /// How often it is said that a replica cannot be reached.
@@ -50,6 +50,8 @@ pub(crate) enum LinkError {
     Call(#[from] Box<tonic::Status>),
     #[error("not accepted within {ACCEPTED_WITHIN:?}")]
     NotAccepted,
+    #[error("replica {0} is not in the directory")]
+    Unknown(u64),
     #[error("ended by the other side")]
     Ended,
 }
@@ -201,6 +203,7 @@ impl Shared {
             cluster: self.config.cluster.clone(),
             from: self.config.id,
             to,
+            ordinal: self.config.ordinal,
         }
     }
 }

@@ -33,6 +33,13 @@ pub(crate) struct Metrics {
     pub(crate) not_sent: AtomicU64,
     pub(crate) received: AtomicU64,
     pub(crate) not_received: AtomicU64,
+    /// Events of the present call to the leader, and those of them that it has taken.
+    pub(crate) relay_told: AtomicU64,
+    pub(crate) relay_taken: AtomicU64,
+    /// Calls to the leader that ended.
+    pub(crate) relay_ends: AtomicU64,
+    /// Events of followers.
+    pub(crate) relay_received: AtomicU64,
 }
 
 impl Source for Metrics {
@@ -80,7 +87,15 @@ impl Source for Metrics {
                 sink.counter(desc, &[(label, value)], count.load(Ordering::Relaxed));
             }
         }
-        let refused = self.refused.load(Ordering::Relaxed);
-        sink.counter(names::PEER_REFUSED, &[], refused);
+        for (desc, count) in [
+            (names::PEER_REFUSED, &self.refused),
+            (names::RELAY_ENDS, &self.relay_ends),
+            (names::RELAY_RECEIVED, &self.relay_received),
+        ] {
+            sink.counter(desc, &[], count.load(Ordering::Relaxed));
+        }
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let waiting = now(&self.relay_told).saturating_sub(now(&self.relay_taken));
+        sink.gauge(names::RELAY_WAITING, &[], waiting as f64);
     }
 }

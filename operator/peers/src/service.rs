@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use api_wire::peer::peer_server::Peer;
 use api_wire::peer::{
-    Ended, FromFollower, FromLeader, Hello, Installed, RaftMessage, SnapshotPart, raft_message,
-    snapshot_part,
+    Ended, FromFollower, FromLeader, Hello, Installed, RaftMessage, SnapshotPart, from_follower,
+    raft_message, snapshot_part,
 };
 use futures::Stream;
 use tokio::sync::{Semaphore, mpsc};
@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::parts::{Join, PartError};
+use crate::relay::Receiving;
 use crate::tls::Caller;
 use crate::transport::Shared;
 
@@ -29,15 +30,17 @@ const INSTALLS_MAX: usize = 2;
 /// Serves the calls of other replicas.
 pub(crate) struct Service {
     shared: Arc<Shared>,
+    receiving: Option<Arc<Receiving>>,
     installs: Semaphore,
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, receiving: Option<Receiving>) -> Self {
         Self {
             shared,
+            receiving: receiving.map(Arc::new),
             installs: Semaphore::new(INSTALLS_MAX),
         }
     }
@@ -83,10 +86,11 @@ fn admit(caller: Caller, hello: Option<Hello>, shared: &Shared) -> Result<u64, S
     }
     // One that is not known here is known to the leader: it has just joined.
     let known = shared.directory.peer(hello.from);
-    if known.is_some_and(|peer| !caller.is_replica(peer.ordinal)) {
+    let is_its_own = known.is_none_or(|peer| peer.ordinal == hello.ordinal);
+    if !(is_its_own && caller.is_replica(hello.ordinal)) {
         return Err(Status::permission_denied(format!(
-            "the certificate is not that of replica {}",
-            hello.from
+            "the certificate, or the directory, has another one for replica {} of ordinal {}",
+            hello.from, hello.ordinal
         )));
     }
     Ok(hello.from)
@@ -162,9 +166,21 @@ impl Peer for Service {
 
     async fn relay(
         &self,
-        _request: Request<Streaming<FromFollower>>,
+        request: Request<Streaming<FromFollower>>,
     ) -> Result<Response<Self::RelayStream>, Status> {
-        Err(Status::unimplemented("no relay yet"))
+        let caller = caller(&request);
+        let mut messages = request.into_inner();
+        let hello = match next(&mut messages, HELLO_WITHIN).await?.message {
+            Some(from_follower::Message::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        let replica = hello.as_ref().map_or(0, |hello| hello.ordinal);
+        self.admit(caller, hello)?;
+        let Some(receiving) = &self.receiving else {
+            return Err(Status::unimplemented("this replica takes no relay"));
+        };
+        let answers = receiving.take(replica, messages).await?;
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::directory::Directory;
 use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::queue::MESSAGE_BYTES_MAX;
+use crate::relay::{Receiving, Relaying, relay};
 use crate::service::Service;
 use crate::tls::PeerTls;
 
@@ -29,6 +30,8 @@ const UNSENT_MAX: usize = 64;
 pub struct Config {
     /// This replica's raft id.
     pub id: u64,
+    /// The number at the end of its pod's name; its certificate must name it.
+    pub ordinal: u64,
     /// The cluster that it is of; messages of another one are refused.
     pub cluster: String,
     /// Largest snapshot that is taken from another replica, bytes; a larger one is refused. It is held in memory.
@@ -37,9 +40,10 @@ pub struct Config {
 
 impl Config {
     /// With the default bound: snapshots up to 512 MiB.
-    pub fn new(id: u64, cluster: impl Into<String>) -> Self {
+    pub fn new(id: u64, ordinal: u64, cluster: impl Into<String>) -> Self {
         Self {
             id,
+            ordinal,
             cluster: cluster.into(),
             snapshot_bytes_max: 512 * 1024 * 1024,
         }
@@ -87,6 +91,7 @@ pub struct Transport {
     directory: Directory,
     metrics: Arc<Metrics>,
     unsent: mpsc::Receiver<u64>,
+    relaying: Option<Relaying>,
 }
 
 /// Where raft puts its messages. Until the transport is started it drops them.
@@ -109,6 +114,7 @@ impl Transport {
             directory,
             metrics,
             unsent: receiver,
+            relaying: None,
         };
         (transport, outbox)
     }
@@ -116,6 +122,13 @@ impl Transport {
     /// Its metrics.
     pub fn metrics(&self) -> Arc<dyn Source> {
         Arc::clone(&self.metrics) as Arc<dyn Source>
+    }
+
+    /// Relays what shards say as well.
+    #[must_use]
+    pub fn relaying(mut self, relaying: Relaying) -> Self {
+        self.relaying = Some(relaying);
+        self
     }
 
     /// Serves other replicas on `listener` and connects to all in the directory, for as long as the runtime runs.
@@ -140,7 +153,13 @@ impl Transport {
             inbox,
             metrics: self.metrics,
         });
-        let service = PeerServer::new(Service::new(Arc::clone(&shared)))
+        let receiving = self.relaying.map(|relaying| {
+            let (shards, leadership) = (Arc::clone(&relaying.shards), relaying.leadership.clone());
+            let metrics = Arc::clone(&shared.metrics);
+            api_telemetry::task::spawn("relay", relay(relaying, Arc::clone(&shared)));
+            Receiving::new(shared.config.id, shards, leadership, metrics)
+        });
+        let service = PeerServer::new(Service::new(Arc::clone(&shared), receiving))
             .max_decoding_message_size(WIRE_BYTES_MAX)
             .max_encoding_message_size(WIRE_BYTES_MAX);
         let server = Server::builder()

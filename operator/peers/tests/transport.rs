@@ -159,6 +159,11 @@ fn a_replica_is_believed_by_its_certificate_and_meant_by_its_id_and_cluster() {
     };
     let another = with(&|claim| claim.identity = Identity::Operator(2));
     assert!(!is_taken(&another, 1, &authority), "another's certificate");
+    let another = with(&|claim| {
+        claim.identity = Identity::Operator(2);
+        claim.ordinal = 2;
+    });
+    assert!(!is_taken(&another, 1, &authority), "another's raft id");
     let shard = with(&|claim| claim.identity = Identity::Shard(ShardId(1)));
     assert!(!is_taken(&shard, 1, &authority), "a shard's certificate");
     let stranger = with(&|claim| claim.authority = Arc::new(Authority::make().unwrap()));
@@ -168,6 +173,7 @@ fn a_replica_is_believed_by_its_certificate_and_meant_by_its_id_and_cluster() {
     assert!(!is_taken(&right, 3, &authority), "another id is meant");
     let new = with(&|claim| {
         claim.id = 7;
+        claim.ordinal = 6;
         claim.identity = Identity::Operator(6);
     });
     assert!(is_taken(&new, 1, &authority), "one that has just joined");
@@ -210,7 +216,7 @@ fn a_new_ca_counts_from_the_next_connection_on() {
 async fn without_tls_only_loopback_is_served_and_spoken_to() {
     let without = |listener| {
         let (transport, _outbox) =
-            Transport::new(Config::new(1, "c"), Directory::new(BTreeMap::new()));
+            Transport::new(Config::new(1, 0, "c"), Directory::new(BTreeMap::new()));
         transport.start(listener, PeerTls::LoopbackOnly, Arc::<Recorder>::default())
     };
     let everywhere = TcpListener::bind("0.0.0.0:0").await.unwrap();

@@ -7,10 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api_telemetry::metrics::{HistogramValue, Labels, Sink, Source};
+use futures::future::BoxFuture;
+use operator_consensus::Leadership;
+use operator_distribute::Event;
 use operator_identity::{Authority, Credentials, Identity};
-use operator_peers::{Config, Directory, Inbox, Peer, PeerOutbox, PeerTls, Transport};
+use operator_peers::{
+    Config, Directory, Inbox, Peer, PeerOutbox, PeerTls, Relaying, Shards, Transport,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 
 /// What a replica's raft was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +66,7 @@ impl Inbox for Recorder {
 #[derive(Clone)]
 pub struct Claim {
     pub id: u64,
+    pub ordinal: u64,
     pub cluster: &'static str,
     pub identity: Identity,
     pub authority: Arc<Authority>,
@@ -70,6 +77,7 @@ impl Claim {
     pub fn of(id: u64, authority: &Arc<Authority>) -> Self {
         Self {
             id,
+            ordinal: id - 1,
             cluster: "c",
             identity: Identity::Operator(id - 1),
             authority: Arc::clone(authority),
@@ -77,8 +85,75 @@ impl Claim {
     }
 }
 
+/// A replica's shards: what they say, and what others' say.
+#[derive(Default)]
+pub struct FakeShards {
+    /// What is so; and who listens.
+    said: Mutex<(Vec<Event>, Option<mpsc::Sender<Event>>)>,
+    heard: Mutex<Vec<Heard>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Relayed(u64, Event),
+    Ended(u64),
+}
+
+impl FakeShards {
+    pub fn tell(&self, event: Event) {
+        let mut said = self.said.lock().unwrap();
+        said.0.push(event.clone());
+        if let Some(out) = &said.1 {
+            // Nobody listens any more.
+            let _ = out.try_send(event);
+        }
+    }
+
+    /// As a distributor whose listener does not keep up.
+    pub fn end_events(&self) {
+        self.said.lock().unwrap().1 = None;
+    }
+
+    pub fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// Waits until just this was heard since the last time.
+    #[track_caller]
+    pub fn expect(&self, expected: impl IntoIterator<Item = Heard>) {
+        let expected: Vec<Heard> = expected.into_iter().collect();
+        wait_until(|| self.heard().len() >= expected.len());
+        let heard = std::mem::take(&mut *self.heard.lock().unwrap());
+        assert_eq!(heard, expected);
+    }
+}
+
+impl Shards for FakeShards {
+    fn events(&self) -> BoxFuture<'_, mpsc::Receiver<Event>> {
+        let (sender, receiver) = mpsc::channel(64);
+        let mut said = self.said.lock().unwrap();
+        let all = [Event::Restarted].into_iter().chain(said.0.clone());
+        all.for_each(|event| sender.try_send(event).unwrap());
+        said.1 = Some(sender);
+        Box::pin(std::future::ready(receiver))
+    }
+
+    fn relayed(&self, replica: u64, event: Event) -> BoxFuture<'_, ()> {
+        let heard = Heard::Relayed(replica, event);
+        self.heard.lock().unwrap().push(heard);
+        Box::pin(std::future::ready(()))
+    }
+
+    fn relay_ended(&self, replica: u64) -> BoxFuture<'_, ()> {
+        self.heard.lock().unwrap().push(Heard::Ended(replica));
+        Box::pin(std::future::ready(()))
+    }
+}
+
 pub struct Replica {
     runtime: Option<Runtime>,
+    pub shards: Arc<FakeShards>,
+    pub leadership: watch::Sender<Leadership>,
     pub outbox: PeerOutbox,
     pub inbox: Arc<Recorder>,
     pub directory: Directory,
@@ -95,8 +170,16 @@ impl Replica {
             .build()
             .unwrap();
         let inbox = Arc::<Recorder>::default();
-        let (transport, outbox) =
-            Transport::new(Config::new(claim.id, claim.cluster), directory.clone());
+        let (transport, outbox) = Transport::new(
+            Config::new(claim.id, claim.ordinal, claim.cluster),
+            directory.clone(),
+        );
+        let shards = Arc::<FakeShards>::default();
+        let leadership = watch::Sender::new(Leadership::default());
+        let transport = transport.relaying(Relaying {
+            shards: Arc::clone(&shards) as Arc<dyn Shards>,
+            leadership: leadership.subscribe(),
+        });
         let metrics = transport.metrics();
         let address = runtime.block_on(async {
             let listener = bind(address).await;
@@ -109,6 +192,8 @@ impl Replica {
         });
         Self {
             runtime: Some(runtime),
+            shards,
+            leadership,
             outbox,
             inbox,
             directory,
@@ -122,6 +207,14 @@ impl Replica {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
+    }
+
+    /// Its raft says who leads.
+    pub fn leader(&self, leader: u64) {
+        self.leadership.send_modify(|known| {
+            known.term += 1;
+            known.leader = Some(leader);
+        });
     }
 
     pub fn send(&self, to: u64, text: &str) {
