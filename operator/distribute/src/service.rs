@@ -177,3 +177,6 @@ impl Delivery for Service {
         Ok(Response::new(Box::pin(out)))
     }
 }
+
+#[cfg(test)]
+mod tests;
