@@ -21,15 +21,25 @@ use tonic::transport::server::Connected;
 use crate::credentials::validity;
 use crate::{Credentials, Identity};
 
-/// Handshakes at a time; further connections wait in the socket's queue.
-const HANDSHAKES_MAX: usize = 512;
-/// Time for one.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Open connections of those who show no certificate that counts; one more is closed at once. Those who show one are as
-/// many as there are shards.
-const ANONYMOUS_MAX: usize = 256;
-/// How long such a connection may last: it is for one request.
-const ANONYMOUS_WITHIN: Duration = Duration::from_secs(30);
+/// Bounds of what is accepted.
+struct Limits {
+    /// Handshakes at a time; further connections wait in the socket's queue.
+    handshakes_max: usize,
+    /// Time for one.
+    handshake_within: Duration,
+    /// Open connections of those who show no certificate that counts; one more is closed at once. Those who show one are
+    /// as many as there are shards.
+    anonymous_max: usize,
+    /// How long such a connection may last: it is for one request.
+    anonymous_within: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    handshakes_max: 512,
+    handshake_within: Duration::from_secs(5),
+    anonymous_max: 256,
+    anonymous_within: Duration::from_secs(30),
+};
 /// Pause after a failed accept, which may be for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -98,12 +108,22 @@ pub fn incoming(
     credentials: Option<Credentials>,
     refusals: Arc<Refusals>,
 ) -> Incoming {
+    bounded(listener, credentials, refusals, LIMITS)
+}
+
+fn bounded(
+    listener: TcpListener,
+    credentials: Option<Credentials>,
+    refusals: Arc<Refusals>,
+    limits: Limits,
+) -> Incoming {
     let (out, connections) = mpsc::channel(16);
     let acceptor = Acceptor {
         credentials,
         refusals,
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-        anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
+        handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+        anonymous: Arc::new(Semaphore::new(limits.anonymous_max)),
+        limits: Arc::new(limits),
         out,
     };
     api_telemetry::task::spawn("accept", acceptor.run(listener));
@@ -116,6 +136,7 @@ struct Acceptor {
     refusals: Arc<Refusals>,
     handshakes: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
+    limits: Arc<Limits>,
     out: mpsc::Sender<io::Result<Connection>>,
 }
 
@@ -158,7 +179,7 @@ impl Acceptor {
         };
         let current = credentials.current();
         let handshake = TlsAcceptor::from(Arc::clone(&current.stream)).accept(stream);
-        let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+        let stream = match tokio::time::timeout(self.limits.handshake_within, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 self.refusals.tls.fetch_add(1, Ordering::Relaxed);
@@ -190,7 +211,7 @@ impl Acceptor {
                     self.refusals.limit.fetch_add(1, Ordering::Relaxed);
                     return None;
                 };
-                let end = Box::pin(tokio::time::sleep(ANONYMOUS_WITHIN));
+                let end = Box::pin(tokio::time::sleep(self.limits.anonymous_within));
                 (Peer::Anonymous, Some((end, permit)))
             }
         };
@@ -285,3 +306,6 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
