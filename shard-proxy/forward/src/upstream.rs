@@ -62,8 +62,10 @@ impl BackendHandle {
     /// the requests would wait for it in vain. What is left is kept from overload by the limit of connections. Cost of this
     /// and of [`BackendHandle::unanswered`]: O(endpoints).
     pub(crate) fn connect_failed(&self, endpoint: u64, probe: bool) {
-        if let Some(endpoint) = self.0.endpoints.load().find(endpoint) {
-            endpoint.connect_failed(probe);
+        if let Some(endpoint) = self.0.endpoints.load().find(endpoint)
+            && endpoint.connect_failed(probe)
+        {
+            self.tell_ejected(endpoint, "connect");
         }
     }
 
@@ -71,9 +73,16 @@ impl BackendHandle {
     /// request's fault, so that at most half of the endpoints are ejected for it.
     pub(crate) fn unanswered(&self, endpoint: u64, probe: bool) {
         let endpoints = self.0.endpoints.load();
-        if let Some(endpoint) = endpoints.find(endpoint) {
-            endpoint.unanswered(probe, || endpoints.may_eject());
+        if let Some(endpoint) = endpoints.find(endpoint)
+            && endpoint.unanswered(probe, || endpoints.may_eject())
+        {
+            self.tell_ejected(endpoint, "response");
         }
+    }
+
+    /// One line for each time that an endpoint was well before; that it stays as it is is not told.
+    fn tell_ejected(&self, endpoint: &Endpoint, cause: &str) {
+        tracing::info!(backend = %self.key(), endpoint = endpoint.label(), cause, "endpoint ejected");
     }
 }
 

@@ -151,6 +151,19 @@ fn a_backend_that_is_down_gets_no_multiple_of_its_load() {
     assert!(refused > 0 && retries > 0, "{refused} {retries}");
 }
 
+/// Serves from endpoints, each for a zone.
+fn serve_zones(shard: &Shard, endpoints: &[(SocketAddr, &str)]) {
+    let endpoints = endpoints.iter().map(|(address, zone)| Endpoint {
+        for_zones: vec![(*zone).into()],
+        ..Endpoint::new(EndpointAddress::Ip(address.ip()), address.port())
+    });
+    let backend = Backend {
+        protocol: BackendProtocol::Http1,
+        endpoints: endpoints.collect(),
+    };
+    shard.plane.set_backend(&backend_key("a"), &backend);
+}
+
 #[test]
 fn endpoints_of_the_own_zone_serve_until_none_of_them_does() {
     let backends: BTreeMap<_, _> = ["a", "b"].map(|zone| (zone, Scripted::ok())).into();
@@ -160,17 +173,6 @@ fn endpoints_of_the_own_zone_serve_until_none_of_them_does() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let refusing = closed.local_addr().unwrap();
     drop(closed);
-    let serve = |endpoints: &[(SocketAddr, &str)]| {
-        let endpoints = endpoints.iter().map(|(address, zone)| Endpoint {
-            for_zones: vec![(*zone).into()],
-            ..Endpoint::new(EndpointAddress::Ip(address.ip()), address.port())
-        });
-        let backend = Backend {
-            protocol: BackendProtocol::Http1,
-            endpoints: endpoints.collect(),
-        };
-        shard.plane.set_backend(&backend_key("a"), &backend);
-    };
     let mut client = shard.connect();
     let mut ask = |count: usize| {
         for _ in 0..count {
@@ -182,14 +184,39 @@ fn endpoints_of_the_own_zone_serve_until_none_of_them_does() {
             .collect::<Vec<_>>()
     };
     let far = backends["b"].address;
-    serve(&[(backends["a"].address, "a"), (far, "b")]);
+    serve_zones(&shard, &[(backends["a"].address, "a"), (far, "b")]);
     assert_eq!(ask(50), [50, 0]);
     // The near one refuses: a request that it got goes on to the far one, the others go there at once.
-    serve(&[(refusing, "a"), (far, "b")]);
+    serve_zones(&shard, &[(refusing, "a"), (far, "b")]);
     assert_eq!(ask(50), [50, 50]);
     assert_eq!(shard.counter(names::UPSTREAM_RETRIES, ""), 1);
-    serve(&[(backends["a"].address, "a"), (far, "b")]);
+    serve_zones(&shard, &[(backends["a"].address, "a"), (far, "b")]);
     assert_eq!(ask(50), [100, 50]);
+}
+
+#[test]
+fn what_the_near_endpoint_has_no_connection_for_goes_to_the_far_one() {
+    let holding = Scripted::new(|_, stream, seen| {
+        while let Some(request) = read_message(stream) {
+            seen.lock().unwrap().push(request);
+        }
+    });
+    let far = Scripted::ok();
+    let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
+        config.zone = Some("a".into());
+        config.endpoint_connections_max = 1;
+    });
+    serve_zones(&shard, &[(holding.address, "a"), (far.address, "b")]);
+    let mut waiting = shard.connect();
+    waiting.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_for(|| (holding.seen().len() == 1).then_some(()));
+    for _ in 0..10 {
+        assert_eq!(status(&shard.connect().get("/")), 200);
+    }
+    assert_eq!((holding.seen().len(), far.seen().len()), (1, 10));
+    serve_zones(&shard, &[(holding.address, "a")]);
+    assert_eq!(status(&shard.connect().get("/")), 503);
+    assert_eq!(shard.counter(names::REQUEST_FAILURES, "UO"), 1);
 }
 
 #[test]

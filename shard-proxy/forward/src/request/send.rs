@@ -23,7 +23,8 @@ const ATTEMPTS_MAX: u8 = 3;
 /// [`ATTEMPTS_MAX`] times in all, within the request's own time limit and the backend's budget (see
 /// [`BackendHandle::retry`]):
 /// - when nothing of it was written: the connect failed or took all of the attempt's time (then to an endpoint not tried
-///   yet), or a connection was stale. Its body has not been asked for a byte by then;
+///   yet), the endpoint has as many connections as it may, or a connection was stale. Its body has not been asked for a
+///   byte by then;
 /// - when it has no body and a reused connection broke, if its method may be repeated (RFC 9110 section 9.2.2);
 /// - when it has no body and the endpoint says that it did nothing with it (RFC 9113 section 8.7).
 ///
@@ -46,18 +47,15 @@ pub(super) async fn send(
         .get(*backend)
         .and_then(|backend| backend.target.as_ref())
         .ok_or(Cause::InvalidBackend)?;
-    // Endpoints that could not be connected to.
+    // Endpoints that are not to be had.
     let mut tried = [u64::MAX; ATTEMPTS_MAX as usize];
     let mut reuse = true;
     // Held until there is an answer.
     let mut retrying = None;
+    let mut cause = Cause::NoEndpoint;
     for attempt in 1..=ATTEMPTS_MAX {
         let Some(in_flight) = backend.choose(worker.random(), &tried) else {
-            return Err(if attempt == 1 {
-                Cause::NoEndpoint
-            } else {
-                Cause::ConnectFailed
-            });
+            break;
         };
         let (id, probe) = (in_flight.endpoint.id, in_flight.probe);
         if let Some(line) = &mut record.line {
@@ -84,7 +82,8 @@ pub(super) async fn send(
         let failed = match outcome {
             Ok(Ok(sent)) => return Ok((sent, until)),
             Ok(Err(error)) => error,
-            Err(cause) => {
+            Err(ended) => {
+                cause = ended;
                 if cause == Cause::UpstreamTimeout && !limits.waits_for_client() {
                     backend.unanswered(id, probe);
                 }
@@ -97,9 +96,11 @@ pub(super) async fn send(
                 continue;
             }
         };
-        let cause;
         match failed {
-            SendError::Overflow => return Err(Cause::Overflow),
+            SendError::Overflow => {
+                cause = Cause::Overflow;
+                tried[usize::from(attempt) - 1] = id;
+            }
             SendError::Unsent { error, reused } => {
                 tracing::debug!(backend = %backend.key(), endpoint = id, error = ?error, "request was not sent");
                 cause = match error {
@@ -146,12 +147,11 @@ pub(super) async fn send(
                 *slot = Some(again.into_request());
             }
         }
-        if attempt == ATTEMPTS_MAX {
-            return Err(cause);
+        if attempt < ATTEMPTS_MAX {
+            retry(connection, backend, &mut retrying, cause)?;
         }
-        retry(connection, backend, &mut retrying, cause)?;
     }
-    Err(Cause::UpstreamClosed)
+    Err(cause)
 }
 
 /// Counts that a request is sent again, within its backend's budget; beyond it the request ends with `cause`.

@@ -120,10 +120,9 @@ impl Endpoint {
     }
 
     /// A connect failed. It is passed over at once: one that refuses has the least in flight, and would be chosen again.
-    pub(super) fn connect_failed(&self, probe: bool) {
-        if self.eject(probe) {
-            self.counts.by_connect.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Returns whether that is news.
+    pub(super) fn connect_failed(&self, probe: bool) -> bool {
+        self.eject(probe, &self.counts.by_connect)
     }
 
     /// A connect succeeded: that ends an ejection, unless it was for answers that did not come.
@@ -133,14 +132,14 @@ impl Endpoint {
         }
     }
 
-    /// A request got no answer. `may_eject` is asked when it was one too many.
-    pub(super) fn unanswered(&self, probe: bool, may_eject: impl FnOnce() -> bool) {
+    /// A request got no answer. `may_eject` is asked when it was one too many. Returns whether it is ejected, and that is
+    /// news.
+    pub(super) fn unanswered(&self, probe: bool, may_eject: impl FnOnce() -> bool) -> bool {
         let count = self.unanswered.fetch_add(1, Ordering::Relaxed);
         let probe = probe && self.is_troubled();
         let too_many = count.saturating_add(1) >= UNANSWERED_MAX;
-        if (probe || too_many && !self.is_troubled() && may_eject()) && self.eject(probe) {
-            self.counts.by_response.fetch_add(1, Ordering::Relaxed);
-        }
+        (probe || too_many && !self.is_troubled() && may_eject())
+            && self.eject(probe, &self.counts.by_response)
     }
 
     fn answered(&self, probe: bool) {
@@ -152,8 +151,9 @@ impl Endpoint {
         }
     }
 
-    /// Ejects it, for longer after each probe that fails. What else fails while it is ejected says nothing new.
-    fn eject(&self, probe: bool) -> bool {
+    /// Ejects it, for longer after each probe that fails; returns whether it was healthy before. What else fails while it
+    /// is ejected says nothing new.
+    fn eject(&self, probe: bool, count: &AtomicU64) -> bool {
         let before = self.ejected_until_ms.load(Ordering::Relaxed);
         if before > 0 && !probe {
             return false;
@@ -167,20 +167,23 @@ impl Endpoint {
             .ejected_until_ms
             .compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        if ejected {
-            self.ejections
-                .store(ejections.saturating_add(1), Ordering::Relaxed);
-            if before == 0 {
-                self.counts.now.fetch_add(1, Ordering::Relaxed);
-            }
+        if !ejected {
+            return false;
         }
-        ejected
+        self.ejections
+            .store(ejections.saturating_add(1), Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            self.counts.now.fetch_add(1, Ordering::Relaxed);
+        }
+        before == 0
     }
 
     /// Ends its ejection.
     pub(super) fn restore(&self) {
         if self.ejected_until_ms.swap(0, Ordering::Relaxed) > 0 {
             self.counts.now.fetch_sub(1, Ordering::Relaxed);
+            tracing::info!(endpoint = self.label(), "endpoint is back");
         }
         self.ejections.store(0, Ordering::Relaxed);
         self.unanswered.store(0, Ordering::Relaxed);
