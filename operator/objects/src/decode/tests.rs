@@ -100,3 +100,28 @@ fn a_secret_whose_key_is_not_its_certificates_is_rejected() {
         rejected.message
     );
 }
+
+/// As an API server sends what was applied without endpoints.
+#[test]
+fn a_slice_without_endpoints_is_one() {
+    let document = Document {
+        line: 0,
+        group: "discovery.k8s.io".into(),
+        version: "v1".into(),
+        kind: "EndpointSlice".into(),
+        namespace: "a".into(),
+        name: "manual".into(),
+        object: serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "manual", "namespace": "a", "labels": {"kubernetes.io/service-name": "app"}},
+            "addressType": "IPv4", "endpoints": null, "ports": [{"name": "first-port", "port": 3000, "protocol": "TCP"}]}),
+    };
+    let provenance = Provenance {
+        uid: String::new(),
+        generation: 0,
+        created_at: Timestamp(0),
+    };
+    match decode_admitted(&document, &provenance) {
+        Decoded::Object(Object::EndpointSlice(slice)) => assert!(slice.endpoints.is_empty()),
+        other => panic!("no slice: {other:?}"),
+    }
+}
