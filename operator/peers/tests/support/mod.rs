@@ -231,10 +231,7 @@ impl Replica {
     }
 
     pub fn metric(&self, name: &str, label: &str) -> u64 {
-        let mut values = Values::default();
-        self.metrics.collect(&mut values);
-        let key = (name.to_owned(), label.to_owned());
-        values.0.get(&key).copied().unwrap_or_default()
+        metric(&*self.metrics, name, label)
     }
 }
 
@@ -244,7 +241,15 @@ impl Drop for Replica {
     }
 }
 
-async fn bind(address: SocketAddr) -> TcpListener {
+/// A counter or gauge, by the value of its label.
+pub fn metric(source: &dyn Source, name: &str, label: &str) -> u64 {
+    let mut values = Values::default();
+    source.collect(&mut values);
+    let key = (name.to_owned(), label.to_owned());
+    values.0.get(&key).copied().unwrap_or_default()
+}
+
+pub async fn bind(address: SocketAddr) -> TcpListener {
     let began = Instant::now();
     loop {
         match TcpListener::bind(address).await {
@@ -319,10 +324,17 @@ pub fn start(claims: &[Claim]) -> Vec<Replica> {
     replicas
 }
 
-pub fn wait_until(mut done: impl FnMut() -> bool) {
+#[track_caller]
+pub fn wait_until(done: impl FnMut() -> bool) {
+    wait_for(20, done);
+}
+
+#[track_caller]
+pub fn wait_for(seconds: u64, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "waited too long");
+        let waited = began.elapsed();
+        assert!(waited < Duration::from_secs(seconds), "waited too long");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
