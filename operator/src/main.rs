@@ -70,35 +70,29 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let machine = Machine::default();
     let (activate, activations) = mpsc::channel(1);
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
-    // Entries that are replayed at start go into the snapshot, not to the distributor, which reads it when it starts.
-    let distributor: Arc<std::sync::OnceLock<Distributor>> = Arc::default();
-    let observed = Arc::clone(&distributor);
-    let observer = move |seen| {
-        let Some(distributor) = observed.get() else {
-            return;
-        };
-        match seen {
-            Observed::Applied(applied) => {
-                let index = api::Revision(applied.index);
-                let machine::Output { applied } = applied.output;
-                distributor.applied(AppliedEvent { index, applied });
-            }
-            Observed::Restored { .. } => distributor.restored(),
-        }
+    let rollout = operator_distribute::Config {
+        prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
     };
+    let distributor =
+        operator_distribute::start(rollout, Arc::clone(&machine.snapshot), activate, reports);
+    let observer = observer(distributor.clone());
     let peers = security.peers.as_ref();
     let Replica {
         node,
         metrics: replica_metrics,
-        directory: _,
-    } = replica::start(&config, client.as_ref(), peers, &machine, observer).await?;
+    } = replica::start(
+        &config,
+        client.as_ref(),
+        peers,
+        &machine,
+        &distributor,
+        observer,
+    )
+    .await?;
+    // Entries that are replayed at start go into the snapshot, not to the distributor: it reads it now.
+    let replayed = distributor.clone();
+    tokio::task::spawn_blocking(move || replayed.restored()).await?;
     let (leads, leading) = watch::channel(false);
-    let rollout = operator_distribute::Config {
-        prepare_deadline: Duration::from_millis(config.prepare_deadline_ms),
-    };
-    let started =
-        operator_distribute::start(rollout, Arc::clone(&machine.snapshot), activate, reports);
-    let distributor = distributor.get_or_init(|| started).clone();
     let streams = distributor.clone();
 
     let stream = TcpListener::bind(config.stream)
@@ -255,6 +249,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let _ = tokio::task::spawn_blocking(move || node.shutdown()).await;
     let _ = std::fs::remove_file(&found_by);
     Ok(())
+}
+
+/// Hands on what Raft has applied, on Raft's own thread.
+fn observer(distributor: Distributor) -> impl FnMut(Observed<machine::Output>) + Send + 'static {
+    move |seen| match seen {
+        Observed::Applied(applied) => {
+            let index = api::Revision(applied.index);
+            let machine::Output { applied } = applied.output;
+            distributor.applied(AppliedEvent { index, applied });
+        }
+        Observed::Restored { .. } => distributor.restored(),
+    }
 }
 
 /// Proposes activations as the distributor asks for them.

@@ -139,8 +139,11 @@ impl Pipeline {
             if std::mem::take(&mut self.astray) {
                 self.take_over()?;
                 self.reconcile(Instant::now()).await;
+                let gateways: Vec<GatewayKey> = self.translation.gateways().cloned().collect();
+                self.needs_changed(gateways);
             }
             self.move_on().await;
+            self.tell_needs();
             // Reports come while a step is proposed: a move may wait for them.
             if self.put_off.is_empty() {
                 return Ok(());

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use api_telemetry::metrics::Source;
 use operator_consensus::{Node, Observed};
+use operator_distribute::Distributor;
 use operator_identity::Credentials;
 use operator_kubernetes::Client;
 use operator_peers::members::{FileStore, Founding, Keeping, KubeStore, MembersStore, Membership};
-use operator_peers::{Directory, PeerTls, Transport};
+use operator_peers::{Directory, PeerTls, Relaying, Transport};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,11 +25,10 @@ const MEMBERS: &str = "shardway-members";
 pub(crate) struct Replica {
     pub(crate) node: Arc<Node<Output>>,
     pub(crate) metrics: Vec<Arc<dyn Source>>,
-    /// Ordinals of replicas by their raft ids; none for one that is alone.
-    pub(crate) directory: Option<Directory>,
 }
 
-/// Starts Raft on the data folder. `observer` is told, on Raft's own thread, of each entry from then on.
+/// Starts Raft on the data folder. `observer` is told, on Raft's own thread, of each entry from then on; what this replica's
+/// shards say goes to whoever leads.
 ///
 /// # Errors
 /// A folder, an address or a table of members that cannot be used.
@@ -37,6 +37,7 @@ pub(crate) async fn start(
     client: Option<&Client>,
     credentials: Option<&Credentials>,
     machine: &Machine,
+    distributor: &Distributor,
     observer: impl FnMut(Observed<Output>) + Send + 'static,
 ) -> anyhow::Result<Replica> {
     let state = Arc::new(RwLock::new(machine.clone()));
@@ -51,7 +52,6 @@ pub(crate) async fn start(
         return Ok(Replica {
             metrics: vec![node.metrics()],
             node,
-            directory: None,
         });
     };
     std::fs::create_dir_all(&config.data)?;
@@ -79,14 +79,19 @@ pub(crate) async fn start(
         Some(credentials) => PeerTls::Mutual(Arc::new(credentials.clone())),
         None => PeerTls::LoopbackOnly,
     };
-    transport.start(listener, tls, Arc::clone(&node) as Arc<_>)?;
+    let relaying = Relaying {
+        shards: Arc::new(distributor.clone()),
+        leadership: node.leadership(),
+    };
+    let inbox = Arc::clone(&node) as Arc<_>;
+    transport.relaying(relaying).start(listener, tls, inbox)?;
     let (_, replicas) = watch::channel(u64::from(config.replicas));
     let keeping = Keeping {
         ordinal,
         membership,
         local: local.clone(),
         store,
-        directory: directory.clone(),
+        directory,
         group: Arc::clone(&node) as Arc<_>,
         replicas,
         every: Keeping::EVERY,
@@ -100,11 +105,7 @@ pub(crate) async fn start(
         }
         std::process::exit(3);
     });
-    Ok(Replica {
-        node,
-        metrics,
-        directory: Some(directory),
-    })
+    Ok(Replica { node, metrics })
 }
 
 /// Where the table of members is kept: in the cluster, else in a file that all replicas see.
