@@ -202,7 +202,7 @@ fn event(said: &Said, namespace: &str, instance: &str, now: Timestamp) -> Event 
             uid: Some(uid.clone()),
             ..ObjectReference::default()
         }),
-        reporting_controller: Some(api::CONTROLLER_NAME.to_owned()),
+        reporting_controller: Some(api::controller_name().to_owned()),
         reporting_instance: Some(cut(instance, REASON_MAX).to_owned()),
         ..Event::default()
     }

@@ -1,7 +1,7 @@
 //! Our part of a status beside that of others. [pure]
 
 use api::condition::types;
-use api::{CONTROLLER_NAME, ObjectKey};
+use api::{ObjectKey, controller_name};
 use serde_json::{Value, json};
 
 /// Condition types that are ours on GatewayClasses and Gateways, also when we have nothing to say of them.
@@ -26,7 +26,7 @@ pub(crate) fn merged(object: &ObjectKey, current: &Value, ours: Option<&Value>) 
         new = json!({});
     }
     if object.kind == "HTTPRoute" {
-        let is_ours = |parent: &Value| parent["controllerName"] == CONTROLLER_NAME;
+        let is_ours = |parent: &Value| parent["controllerName"] == controller_name();
         let mut parents = list(current, "parents");
         parents.retain(|parent| !is_ours(parent));
         parents.extend(ours.map(|ours| list(ours, "parents")).unwrap_or_default());
@@ -77,7 +77,7 @@ pub fn own(object: &ObjectKey, current: &Value) -> Option<Value> {
         return Some(current.clone());
     }
     let mut parents = list(current, "parents");
-    parents.retain(|parent| parent["controllerName"] == CONTROLLER_NAME);
+    parents.retain(|parent| parent["controllerName"] == controller_name());
     (!parents.is_empty()).then(|| json!({"parents": parents}))
 }
 
@@ -112,6 +112,8 @@ fn same(a: &Value, b: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+    use api::CONTROLLER_NAME;
+
     use super::*;
 
     fn key(kind: &str) -> ObjectKey {

@@ -1,7 +1,7 @@
 //! What a status that was written tells people: the text of Events. [pure]
 
 use api::condition::{reasons, types};
-use api::{CONTROLLER_NAME, ObjectKey};
+use api::{ObjectKey, controller_name};
 use serde_json::Value;
 
 /// One thing that has changed.
@@ -22,12 +22,12 @@ pub(crate) fn news(object: &ObjectKey, before: &Value, after: &Value) -> Vec<New
     match object.kind.as_str() {
         "HTTPRoute" => {
             for parent in list(after, "parents") {
-                if parent["controllerName"] != CONTROLLER_NAME {
+                if parent["controllerName"] != controller_name() {
                     continue;
                 }
                 let old = list(before, "parents").iter().find(|old| {
                     old["parentRef"] == parent["parentRef"]
-                        && old["controllerName"] == CONTROLLER_NAME
+                        && old["controllerName"] == controller_name()
                 });
                 let at = format!("{}: ", parent_name(&parent["parentRef"]));
                 changes(old.unwrap_or(&Value::Null), parent, &at, &mut news);
@@ -118,6 +118,7 @@ fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
 
 #[cfg(test)]
 mod tests {
+    use api::CONTROLLER_NAME;
     use serde_json::json;
 
     use super::*;

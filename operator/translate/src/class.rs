@@ -1,7 +1,7 @@
 //! GatewayClass: accepted when it names our controller and, if any, the pool that is served; others are not ours to speak of.
 
 use api::condition::{reasons, types};
-use api::{CONTROLLER_NAME, PoolKey};
+use api::{PoolKey, controller_name};
 use operator_index::Index;
 use operator_objects::spec::{GatewayClass, POOL_GROUP};
 
@@ -12,7 +12,7 @@ use crate::status::{ClassStatus, Condition, class_object};
 
 /// Whether a class names our controller.
 pub(crate) fn is_ours(class: &GatewayClass) -> bool {
-    class.controller_name == CONTROLLER_NAME
+    class.controller_name == controller_name()
 }
 
 /// Status of a GatewayClass; none when it does not exist or names another controller.

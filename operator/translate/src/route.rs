@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::condition::{reasons, types};
-use api::{BackendKey, CONTROLLER_NAME, GATEWAY_GROUP, GatewayKey, RouteKey};
+use api::{BackendKey, GATEWAY_GROUP, GatewayKey, RouteKey};
 use api_snapshot::config::{Attachment, RuleSpec};
 use operator_index::Index;
 use operator_objects::spec::{HttpRoute, ParentRef, Rejected};
@@ -100,7 +100,7 @@ fn translate(
             .and_then(|attached| refused.clone().map_or(Ok(attached), Err));
         let mut status = ParentStatus {
             parent_ref: of.clone(),
-            controller_name: CONTROLLER_NAME,
+            controller_name: api::controller_name(),
             conditions: conditions(
                 route,
                 &rules,
@@ -303,7 +303,7 @@ fn not_accepted(
         let (gateway, _) = parent(parents, key, of)?;
         Some(ParentStatus {
             parent_ref: of.clone(),
-            controller_name: CONTROLLER_NAME,
+            controller_name: api::controller_name(),
             conditions: vec![accepted(&gateway)],
             gateway,
             served: false,

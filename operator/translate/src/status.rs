@@ -152,7 +152,7 @@ pub struct ParentStatus {
     /// The parentRef as the route has it.
     #[serde(serialize_with = "parent_ref")]
     pub parent_ref: ParentRef,
-    /// [`api::CONTROLLER_NAME`].
+    /// [`api::controller_name`].
     pub controller_name: &'static str,
     /// Accepted, ResolvedRefs and, when it holds, PartiallyInvalid.
     pub conditions: Vec<Condition>,
