@@ -22,7 +22,7 @@ use super::tls::{certificates, client, read};
 /// Longest time between two looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pauses after failed requests; the first, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Pause after one that worked: an operator that signs and then refuses what it signed is not asked without end.
 const PAUSE_RENEWED: Duration = Duration::from_secs(1);
 /// Time for one request: the operator may have to ask the API server.
