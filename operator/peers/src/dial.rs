@@ -21,12 +21,17 @@ use crate::tls::{Caller, PeerTls};
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Time for one address.
 const ADDRESS_WITHIN: Duration = Duration::from_secs(1);
-/// A replica that says nothing for so long is asked ...
-const ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// ... and given up if it does not answer within this time: it may be back under another address by then.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Largest message of the wire, bytes.
 pub(crate) const WIRE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX;
+
+/// How soon a connection without a sign of life is given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Patience {
+    /// For messages: the replica may be back under another address. It is asked after a second, and has two to answer.
+    Short,
+    /// For what would have to begin anew: five seconds, and ten.
+    Long,
+}
 
 /// A replica cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +72,23 @@ pub(crate) enum DialError {
 /// [`DialError`], within about [`CONNECT_WITHIN`].
 ///
 /// Cancel safety: dropping it closes what was opened.
-pub(crate) async fn dial(peer: &Peer, tls: &PeerTls) -> Result<PeerClient<Channel>, DialError> {
+pub(crate) async fn dial(
+    peer: &Peer,
+    tls: &PeerTls,
+    patience: Patience,
+) -> Result<PeerClient<Channel>, DialError> {
+    let (every, within) = match patience {
+        Patience::Short => (1, 2),
+        Patience::Long => (5, 10),
+    };
     let address = || peer.address.clone();
     let stream = tokio::time::timeout(CONNECT_WITHIN, connect(peer, tls))
         .await
         .map_err(|_| DialError::TimedOut { address: address() })??;
     // The name is for HTTP alone: the connection is made already.
     let endpoint = Endpoint::from_static("http://operator.shardway.internal")
-        .http2_keep_alive_interval(ALIVE_EVERY)
-        .keep_alive_timeout(ALIVE_WITHIN)
+        .http2_keep_alive_interval(Duration::from_secs(every))
+        .keep_alive_timeout(Duration::from_secs(within))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024);

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::dial::dial;
+use crate::dial::{Patience, dial};
 use crate::link::{ACCEPTED_WITHIN, LinkError};
 use crate::pause::Pause;
 use crate::transport::Shared;
@@ -112,7 +112,7 @@ async fn carry(
 ) -> Result<Infallible, LinkError> {
     let peer = shared.directory.peer(leader);
     let peer = peer.ok_or(LinkError::Unknown(leader))?;
-    let mut client = dial(&peer, &shared.tls).await?;
+    let mut client = dial(&peer, &shared.tls, Patience::Short).await?;
     let metrics = &shared.metrics;
     metrics.relay_told.store(0, Ordering::Relaxed);
     metrics.relay_taken.store(0, Ordering::Relaxed);

@@ -21,6 +21,9 @@ pub struct Document {
     pub founders: Vec<u64>,
     /// The present member of each ordinal.
     pub members: BTreeMap<u64, Member>,
+    /// The cluster that was lost and that this one was founded in place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<String>,
 }
 
 /// A replica.
@@ -54,7 +57,8 @@ pub enum MemberState {
 pub enum Standing {
     /// It is what it takes itself for.
     Current,
-    /// Its id was given up: another disk has its ordinal, or it was removed. It must not go on with what its disk holds.
+    /// Its id was given up: another disk has its ordinal, it was removed, or its cluster was lost and is founded anew. It
+    /// must not go on with what its disk holds.
     Replaced,
     /// The table is another cluster's and says nothing.
     Foreign,
@@ -83,6 +87,29 @@ impl Document {
             next_id: replicas + 1,
             founders: (1..=replicas).collect(),
             members: (0..replicas).map(|at| (at, member(at))).collect(),
+            supersedes: None,
+        }
+    }
+
+    /// A cluster in place of this one, which is lost: the same replicas, with ids that nobody has had.
+    pub(crate) fn found_anew(&self, cluster_id: String) -> Self {
+        let ids = self.next_id..;
+        let member = |((ordinal, member), id): ((&u64, &Member), u64)| {
+            let founder = Member {
+                id,
+                state: MemberState::Initial,
+                address: member.address.clone(),
+                started: None,
+            };
+            (*ordinal, founder)
+        };
+        let members: BTreeMap<u64, Member> = self.members.iter().zip(ids).map(member).collect();
+        Self {
+            cluster_id,
+            next_id: self.next_id + members.len() as u64,
+            founders: members.values().map(|member| member.id).collect(),
+            members,
+            supersedes: Some(self.cluster_id.clone()),
         }
     }
 
@@ -118,6 +145,9 @@ impl Document {
 
     /// What it says of a replica.
     pub fn standing(&self, cluster_id: &str, ordinal: u64, id: u64) -> Standing {
+        if self.supersedes.as_deref() == Some(cluster_id) {
+            return Standing::Replaced;
+        }
         if self.cluster_id != cluster_id {
             return Standing::Foreign;
         }
@@ -138,8 +168,12 @@ impl Document {
         }
     }
 
-    /// Whether more than half of the founders have lost their disks before others had joined: nobody can lead any more, and
-    /// nothing but a new cluster helps. Never true while a majority of voters exists.
+    /// Whether every replica has lost its disk and waits to be taken in by the others: nobody can lead any more, and nothing but
+    /// a new cluster helps.
+    ///
+    /// Never true while a majority of voters has its disks. One that has become a voter stands here as one that joins until a
+    /// leader has written it, but a leader changes nothing else before that ([`super::plan`]): there is one at most, and
+    /// those who made it a voter are voters still.
     pub fn is_lost(&self) -> bool {
         let joined = |member: &Member| member.state != MemberState::Joining;
         !self.members.values().any(joined)
@@ -209,6 +243,23 @@ mod tests {
             document = claimed(&document, ordinal, "b").1;
         }
         assert!(document.is_lost());
+    }
+
+    #[test]
+    fn a_cluster_that_is_founded_anew_has_new_ids_and_sends_those_of_the_lost_one_away() {
+        let mut document = founded();
+        for ordinal in 0..3 {
+            document = claimed(&document, ordinal, "a").1;
+            document = claimed(&document, ordinal, "b").1;
+        }
+        let anew = document.found_anew("d".into());
+        assert_eq!(anew.founders, [7, 8, 9]);
+        assert_eq!((anew.next_id, anew.is_lost()), (10, false));
+        assert_eq!(anew.standing("c", 0, 4), Standing::Replaced);
+        assert_eq!(anew.standing("d", 0, 7), Standing::Current);
+        let (id, anew) = claimed(&anew, 1, "c");
+        assert_eq!((id, anew.initial_voters(id)), (8, vec![7, 8, 9]));
+        assert_eq!(anew.members[&1].address, "pod-1:7001");
     }
 
     #[test]

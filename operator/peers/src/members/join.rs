@@ -28,6 +28,8 @@ pub struct Membership {
     pub cluster_id: String,
     /// Its raft id.
     pub id: u64,
+    /// `host:port` where others are to reach it.
+    pub address: String,
     /// Voters to start an empty log with; empty for one that waits to be added.
     pub initial_voters: Vec<u64>,
     /// The table as it was seen last.
@@ -94,6 +96,7 @@ pub async fn join(
     Ok(Membership {
         cluster_id: document.cluster_id.clone(),
         id,
+        address: (founding.address)(ordinal),
         initial_voters: document.initial_voters(id),
         document,
     })
@@ -132,7 +135,7 @@ async fn claim(
 }
 
 /// 128 random bits as text.
-fn random() -> String {
+pub(super) fn random() -> String {
     let draw = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", draw(), draw())
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::document::{Document, Standing};
-use super::join::Membership;
+use super::join::{Membership, random};
 use super::local::Local;
 use super::plan::{Step, plan};
 use super::store::{MembersStore, StoreError, Versioned};
@@ -21,6 +21,8 @@ use crate::directory::Directory;
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 /// How often the same trouble is logged.
 const WARN_EVERY: Duration = Duration::from_secs(30);
+/// How often in a row a cluster must be found lost before it is founded anew.
+const LOST_LOOKS: u32 = 15;
 /// Ids that are skipped when the table was removed and is written anew: some may have been given out unseen.
 const SKIPPED: u64 = 100;
 
@@ -79,14 +81,20 @@ impl Keeping {
 /// Follows the table until this replica is replaced: its id was given up, and what its disk holds must not be used any more. The
 /// process should move its data folder's content aside and start anew.
 ///
-/// While the store cannot be read everything stays as it is. A leader writes the table anew when it was removed.
+/// While the store cannot be read everything stays as it is. A leader writes the table anew when it was removed. When all
+/// replicas have lost their disks, the cluster is founded anew once that was so for half a minute: all of them are replaced
+/// then. Another address of this replica is written into the table.
 ///
 /// Cancel safety: a change of raft's members may be under way.
 pub async fn keep(mut keeping: Keeping) {
     keeping.seen(keeping.membership.document.clone(), true);
     let mut warned = None;
+    let mut lost = 0;
     loop {
         let outcome = keeping.look().await;
+        if !matches!(outcome, Ok(Outcome::Lost)) {
+            lost = 0;
+        }
         let again = match outcome {
             Ok(Outcome::Replaced) => {
                 let (ordinal, id) = (keeping.ordinal, keeping.membership.id);
@@ -110,11 +118,17 @@ pub async fn keep(mut keeping: Keeping) {
                 false
             }
             Ok(Outcome::Lost) => {
+                lost += 1;
                 warn(&mut warned, &|| {
                     tracing::error!(
-                        "a majority of replicas has lost its disks and nobody can lead; remove the table of members and the data of all replicas to begin anew"
+                        "all replicas have lost their disks; the cluster will be founded anew"
                     );
                 });
+                if lost > LOST_LOOKS
+                    && let Err(error) = keeping.found_anew().await
+                {
+                    tracing::warn!(error = %Chain(&error), "the cluster cannot be founded anew; trying on");
+                }
                 false
             }
             Err(KeepError::Store(StoreError::Conflict)) => true,
@@ -174,6 +188,10 @@ impl Keeping {
         if document.is_lost() {
             return Ok(Outcome::Lost);
         }
+        if let Some(next) = self.moved(&document) {
+            self.store.put(&next, Some(&version)).await?;
+            return Ok(Outcome::Changed);
+        }
         self.seen(document.clone(), false);
         if !self.group.leads() {
             return Ok(Outcome::Idle);
@@ -193,6 +211,33 @@ impl Keeping {
                 Ok(Outcome::Changed)
             }
         }
+    }
+
+    /// The table with this replica's address, if it has another one.
+    fn moved(&self, document: &Document) -> Option<Document> {
+        let address = &self.membership.address;
+        let mut next = document.clone();
+        let own = next.members.get_mut(&self.ordinal)?;
+        if own.address == *address || address.is_empty() {
+            return None;
+        }
+        own.address.clone_from(address);
+        Some(next)
+    }
+
+    /// Founds another cluster in place of the one that is lost.
+    async fn found_anew(&self) -> Result<(), StoreError> {
+        let Some(Versioned { document, version }) = self.store.get().await? else {
+            return Ok(());
+        };
+        if document.cluster_id != self.membership.cluster_id || !document.is_lost() {
+            return Ok(());
+        }
+        let next = document.found_anew(random());
+        self.store.put(&next, Some(&version)).await?;
+        let (lost, cluster) = (&document.cluster_id, &next.cluster_id);
+        tracing::error!(%lost, %cluster, "all disks were lost: the cluster is founded anew, from what the source says");
+        Ok(())
     }
 
     /// Somebody removed the table.

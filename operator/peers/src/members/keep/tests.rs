@@ -160,3 +160,49 @@ async fn a_table_that_is_removed_is_written_anew_with_ids_that_nobody_has() {
     assert_eq!(anew.members, document.members);
     assert_eq!(anew.cluster_id, document.cluster_id);
 }
+
+#[tokio::test]
+async fn a_cluster_whose_disks_are_all_lost_is_founded_anew() {
+    let scene = Scene::new();
+    let mut old = Vec::new();
+    for ordinal in 0..3 {
+        scene.join(ordinal).await;
+        std::fs::remove_file(scene.local(ordinal)).unwrap();
+    }
+    let raft = Raft::new(false, &[]);
+    for ordinal in 0..3 {
+        let joined = scene.join(ordinal).await;
+        assert_eq!(joined.initial_voters, [0; 0]);
+        old.push(joined);
+    }
+    let all = old.iter().zip(0..);
+    let all = all.map(|(joined, ordinal)| keep(scene.keeping(ordinal, joined.clone(), &raft)));
+    futures::future::join_all(all).await;
+    for ordinal in 0..3 {
+        std::fs::remove_file(scene.local(ordinal)).unwrap();
+        let anew = scene.join(ordinal).await;
+        assert_ne!(anew.cluster_id, old[0].cluster_id);
+        assert_eq!(anew.initial_voters, [7, 8, 9]);
+        assert_eq!(anew.id, 7 + ordinal);
+    }
+}
+
+#[tokio::test]
+async fn another_address_is_told() {
+    let scene = Scene::new();
+    let mut first = scene.join(0).await;
+    first.address = "elsewhere:7001".into();
+    let raft = Raft::new(false, &[1, 2, 3]);
+    let keeping = scene.keeping(0, first, &raft);
+    let directory = keeping.directory.clone();
+    let _task = api_telemetry::task::spawn("keep", keep(keeping));
+    let began = Instant::now();
+    while directory
+        .peer(1)
+        .is_none_or(|peer| peer.address != "elsewhere:7001")
+    {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(scene.document().await.members[&0].address, "elsewhere:7001");
+}
