@@ -133,7 +133,7 @@ impl Source for PlaneMetrics {
             let count = count.load(Ordering::Relaxed);
             sink.counter(names::UPSTREAM_EJECTIONS, &[("cause", cause)], count);
         }
-        let ejected = self.ejections.now.load(Ordering::Relaxed);
+        let ejected = self.ejections.now();
         sink.gauge(names::UPSTREAM_ENDPOINTS_EJECTED, &[], ejected as f64);
         for cause in Cause::ALL {
             let count = sum(&|w| &w.failures[*cause as usize]);

@@ -221,7 +221,7 @@ mod tests {
     fn an_endpoint_stays_ejected_when_others_come_and_go_until_its_own_probe_calls_it_ready() {
         let backends = Backends::default();
         let key = BackendKey::new("team", "one", 80);
-        let ejected = || backends.ejections().now.load(Ordering::Relaxed);
+        let ejected = || backends.ejections().now();
         let chosen = |backend: &BackendHandle| backend.choose(0, &[]).unwrap().endpoint.clone();
         backends.set(&key, &of([9000]));
         let handle = backends.handle(&key);

@@ -240,3 +240,37 @@ fn an_attempt_that_cannot_connect_in_its_time_leaves_the_request_to_another_endp
     assert_eq!(status(&client.get("/short")), 504);
     assert_eq!(shard.counter(names::UPSTREAM_RETRIES, ""), 1);
 }
+
+#[test]
+fn an_endpoint_that_answers_nonsense_is_ejected_on_kept_connections_too() {
+    // Its first answer on each connection is sound.
+    let bad = Scripted::new(|_, stream, seen| {
+        let sound = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        for answer in [sound, "nonsense\r\n\r\n"] {
+            let Some(request) = read_message(stream) else {
+                return;
+            };
+            seen.lock().unwrap().push(request);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let good = Scripted::ok();
+    let shard = Shard::of(bad.address);
+    let mut clients: Vec<Client> = (0..6).map(|_| shard.connect()).collect();
+    // Each request holds a connection of its own until all of them have one.
+    for client in &mut clients {
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    }
+    wait_for(|| (shard.counter(names::UPSTREAM_CONNECTIONS_ACTIVE, "") == 6).then_some(()));
+    for client in &mut clients {
+        client.write(b"x");
+        assert_eq!(status(&client.response()), 200);
+    }
+    shard.backend("a", BackendProtocol::Http1, &[bad.address, good.address]);
+    let mut client = shard.connect();
+    wait_for(|| {
+        let _ = client.get("/");
+        (shard.counter(names::UPSTREAM_EJECTIONS, "response") == 1).then_some(())
+    });
+    assert!(shard.counter(names::REQUEST_FAILURES, "UPE") >= 5);
+}

@@ -131,11 +131,12 @@ pub(super) async fn send(
                 {
                     return Err(Cause::DownstreamClosed);
                 }
+                let malformed = error.is_parse() || error.is_parse_status();
                 // HTTP/1.1 connections that were kept break now and then; refused streams are no failure at all.
-                if !unprocessed && (!reused || http2 || probe) {
+                if malformed || !unprocessed && (!reused || http2 || probe) {
                     backend.unanswered(id, probe);
                 }
-                if error.is_parse() || error.is_parse_status() {
+                if malformed {
                     return Err(Cause::UpstreamProtocol);
                 }
                 cause = Cause::UpstreamClosed;

@@ -8,7 +8,7 @@
 //! ```
 //! All of it is relaxed atomics of the endpoint, which workers share; a request that ends well reads one and writes none.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,15 @@ pub(crate) struct Endpoint {
 pub(crate) struct EjectionCounts {
     pub(crate) by_connect: AtomicU64,
     pub(crate) by_response: AtomicU64,
+    /// Comings less goings, which two threads may write in the other order: below 0 for a moment at worst.
+    now: AtomicI64,
+}
+
+impl EjectionCounts {
     /// Endpoints that are ejected now.
-    pub(crate) now: AtomicU64,
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.now.load(Ordering::Relaxed)).unwrap_or_default()
+    }
 }
 
 /// Whether an endpoint takes requests.
@@ -273,7 +280,7 @@ mod tests {
         (
             load(&counts.by_connect),
             load(&counts.by_response),
-            load(&counts.now),
+            counts.now(),
         )
     }
 
