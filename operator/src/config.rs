@@ -87,6 +87,11 @@ pub(crate) struct Config {
     )]
     pub(crate) namespaces: Vec<String>,
 
+    /// Controller name of this installation: GatewayClasses that name it are served. Another one lets several installations
+    /// serve side by side [default: shardway.dev/gateway-controller]
+    #[arg(long, env = "SHARDWAY_CONTROLLER_NAME", value_name = "NAME")]
+    pub(crate) controller_name: Option<String>,
+
     /// Folder for the state that must survive a restart: Raft log, certificates, ages of objects, statuses
     #[arg(
         long,

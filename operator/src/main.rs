@@ -20,14 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use api::PoolKey;
 use api_snapshot::Command;
 use api_telemetry::Chain;
 use operator_consensus::{Leadership, Observed};
 use operator_distribute::{AppliedEvent, Distributor};
-use operator_kubernetes::{KubeSource, StatusWriter};
+use operator_kubernetes::{Client, EventWriter, KubeSource, StatusWriter};
 use operator_placement::{Allocator, PortRules, Rules};
 use operator_source::DirSource;
-use operator_status::StatusFolder;
+use operator_status::{StatusFolder, Statuses};
 use parking_lot::RwLock;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -56,6 +57,10 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = api_telemetry::init("operator", config.log_format)?;
+    if let Some(name) = &config.controller_name {
+        let set = api::set_controller_name(name.clone());
+        set.map_err(|before| anyhow::anyhow!("the controller name is {before} already"))?;
+    }
     let (folder, client) = match &config.source {
         SourceSpec::Dir(folder) => (Some(DirSource::open(folder, &config.data)?), None),
         SourceSpec::Kube => (None, Some(operator_kubernetes::client().await?)),
@@ -119,33 +124,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     std::fs::write(&found_by, info.to_string())
         .with_context(|| format!("write {}", found_by.display()))?;
 
-    let (sink, written) = match client.clone() {
-        Some(client) => (Sink::Kube(StatusWriter::new(client)), Vec::new()),
-        None => {
-            let folder = StatusFolder::open(&config.data.join("status"))
-                .context("open the status folder")?;
-            let written = folder.read().context("read the status folder")?;
-            (Sink::Folder(folder), written)
-        }
-    };
-    let statuses = operator_status::Statuses::restored(written);
-    let statuses = Arc::new(RwLock::new(statuses));
     let seen = folder.as_ref().map(DirSource::seen).unwrap_or_default();
     let services = match (&client, &pool) {
         (Some(client), Some(pool)) => Some(Services::start(client, &config, pool)?),
         _ => None,
     };
-    let source = match (folder, client) {
-        (Some(folder), _) => Source::Dir(folder),
-        (None, client) => {
-            let client = client.context("a client of the API server")?;
-            let settings = operator_kubernetes::Settings {
-                namespaces: config.namespaces.clone(),
-                pool: pool.clone(),
-            };
-            Source::Kube(KubeSource::start(client, &settings), Arc::clone(&statuses))
-        }
-    };
+    let (source, sink, statuses) = source_and_sink(&config, folder, client, pool.clone())?;
     let published = Arc::new(RwLock::new(Published::default()));
     let translate_duration = Arc::default();
     let metrics = PipelineMetrics {
@@ -185,7 +169,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let activated =
         api_telemetry::task::spawn("activations", activate_all(Arc::clone(&node), activations));
 
-    api_telemetry::task::spawn("leadership", tell_leadership(node.leadership(), leads));
+    api_telemetry::task::spawn(
+        "leadership",
+        tell_leadership(node.leadership(), sink.clone(), leads),
+    );
 
     let statuses_to_save = Arc::clone(&statuses);
     let privileged_below = privileged::below(config.privileged_ports);
@@ -251,6 +238,39 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where objects come from, and where their statuses go.
+fn source_and_sink(
+    config: &Config,
+    folder: Option<DirSource>,
+    client: Option<Client>,
+    pool: Option<PoolKey>,
+) -> anyhow::Result<(Source, Sink, Arc<RwLock<Statuses>>)> {
+    if let Some(folder) = folder {
+        let sink =
+            StatusFolder::open(&config.data.join("status")).context("open the status folder")?;
+        let written = sink.read().context("read the status folder")?;
+        let statuses = Arc::new(RwLock::new(Statuses::restored(written)));
+        return Ok((Source::Dir(folder), Sink::Folder(sink), statuses));
+    }
+    let client = client.context("a client of the API server")?;
+    let settings = operator_kubernetes::Settings {
+        namespaces: config.namespaces.clone(),
+        pool,
+    };
+    let source = KubeSource::start(client.clone(), &settings);
+    let replica = config.pod_name.clone().unwrap_or_default();
+    let events = EventWriter::start(client.clone(), &replica);
+    let writer = StatusWriter::new(client).with_schemas(source.schemas());
+    // Until this replica leads.
+    writer.pause(true);
+    let statuses: Arc<RwLock<Statuses>> = Arc::default();
+    Ok((
+        Source::Kube(source, Arc::clone(&statuses)),
+        Sink::Kube(writer.with_events(events)),
+        statuses,
+    ))
+}
+
 /// Hands on what Raft has applied, on Raft's own thread.
 fn observer(distributor: Distributor) -> impl FnMut(Observed<machine::Output>) + Send + 'static {
     move |seen| match seen {
@@ -284,11 +304,18 @@ async fn activate_all(
     }
 }
 
-/// Tells who leads to those who do as a leader does: first to the rollout, which is to hear of what the pipeline commits.
-async fn tell_leadership(mut leadership: watch::Receiver<Leadership>, leads: watch::Sender<bool>) {
+/// Tells the pipeline, and whoever writes statuses, whether this replica leads.
+async fn tell_leadership(
+    mut leadership: watch::Receiver<Leadership>,
+    sink: Sink,
+    leads: watch::Sender<bool>,
+) {
     loop {
         let now = leadership.borrow_and_update().leads;
         if now != *leads.borrow() {
+            if let Sink::Kube(writer) = &sink {
+                writer.pause(!now);
+            }
             leads.send_replace(now);
         }
         if leadership.changed().await.is_err() {

@@ -1,5 +1,6 @@
 //! Where objects come from: a folder of manifests, or a cluster. The pipeline does not tell them apart.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,8 +56,11 @@ impl Source {
                     batch,
                     statuses: seen,
                 } = source.next().await;
+                // The API server takes other fields of these from now on.
+                let kinds = source.take_changed_schemas();
                 if leads {
                     correct(&mut statuses.write(), seen);
+                    again(&mut statuses.write(), &kinds);
                 } else {
                     note(&mut statuses.write(), seen);
                 }
@@ -94,6 +98,19 @@ fn note(statuses: &mut Statuses, seen: Vec<(ObjectKey, Option<serde_json::Value>
         let own = status.and_then(|status| operator_kubernetes::own_status(&key, &status));
         statuses.note(&key, own);
     }
+}
+
+/// Statuses of these kinds are written again.
+fn again(statuses: &mut Statuses, kinds: &BTreeSet<String>) {
+    if kinds.is_empty() {
+        return;
+    }
+    let keys = statuses.iter().map(|(key, _)| key);
+    let keys: Vec<ObjectKey> = keys
+        .filter(|key| kinds.contains(&key.kind))
+        .cloned()
+        .collect();
+    statuses.keep_unsaved(keys);
 }
 
 /// Statuses of ours that somebody has changed are written again.

@@ -252,7 +252,7 @@ fn propagated_before(
     let parents = list(statuses.get(object)?, "parents");
     let parent = parents
         .iter()
-        .find(|p| p["parentRef"] == parent_ref && p["controllerName"] == api::CONTROLLER_NAME)?;
+        .find(|p| p["parentRef"] == parent_ref && p["controllerName"] == api::controller_name())?;
     let mut condition = list(parent, "conditions")
         .into_iter()
         .find(|condition| condition["type"] == types::PROPAGATED)?;
