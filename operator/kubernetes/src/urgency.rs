@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 use crate::merge::observed_generation;
 
+/// Statuses that are due at once at most. The others wait for the next look, so that what comes meanwhile and matters more is
+/// not behind ten thousand of them.
+const DUE_MAX: usize = 200;
 /// How long words and counts wait after an object was written.
 const WAIT: Duration = Duration::from_secs(2);
 /// How long a status that says that something is on its way waits for the end of it.
@@ -44,9 +47,8 @@ impl Urgency {
         let (mut due, mut waiting) = (Vec::new(), Vec::new());
         for change in changes {
             let Some(status) = &change.status else {
-                self.written.remove(&change.object);
                 self.pending.remove(&change.object);
-                due.push((true, change));
+                due.push((true, change, None));
                 continue;
             };
             if is_pending(status) {
@@ -71,11 +73,19 @@ impl Urgency {
                 said: says,
                 generation,
             };
-            self.written.insert(change.object.clone(), written);
-            due.push((is_new, change));
+            due.push((is_new, change, Some(written)));
         }
-        due.sort_by_key(|(is_new, change)| (!is_new, change.object.kind == "HTTPRoute"));
-        (due.into_iter().map(|(_, change)| change).collect(), waiting)
+        due.sort_by_key(|(is_new, change, _)| (!is_new, change.object.kind == "HTTPRoute"));
+        let later = due.split_off(due.len().min(DUE_MAX));
+        waiting.extend(later.into_iter().map(|(_, change, _)| change.object));
+        let due = due.into_iter().map(|(_, change, written)| {
+            match written {
+                Some(written) => self.written.insert(change.object.clone(), written),
+                None => self.written.remove(&change.object),
+            };
+            change
+        });
+        (due.collect(), waiting)
     }
 
     /// Forgets that these were written: they were not.
@@ -155,6 +165,35 @@ mod tests {
         assert_eq!(due(reasons::PROGRAMMED, 20), 1, "one write tells all");
         assert_eq!(due(reasons::PENDING, 1000), 0);
         assert_eq!(due(reasons::PENDING, 1600), 1);
+    }
+
+    #[test]
+    fn new_generations_and_gateways_come_first_and_the_rest_in_turns() {
+        let of = |kind: &str, name: usize, generation: i64| Change {
+            object: ObjectKey::new(api::GATEWAY_GROUP, kind, "team-a", &name.to_string()),
+            status: Some(
+                json!({"conditions": [{"type": "Accepted", "observedGeneration": generation}]}),
+            ),
+        };
+        let mut urgency = Urgency::default();
+        let now = Instant::now();
+        let mut left: Vec<Change> = (0..500).map(|name| of("HTTPRoute", name, 1)).collect();
+        let mut turns = Vec::new();
+        while !left.is_empty() {
+            let (due, waiting) = urgency.split(std::mem::take(&mut left), now);
+            turns.push(due.len());
+            left.extend(waiting.into_iter().map(|object| Change {
+                status: of("HTTPRoute", 0, 1).status,
+                object,
+            }));
+        }
+        assert_eq!(turns, [200, 200, 100]);
+        let mut again = vec![of("HTTPRoute", 0, 1), of("HTTPRoute", 1, 2)];
+        again.push(of("Gateway", 0, 1));
+        let (due, waiting) = urgency.split(again, now);
+        let names: Vec<String> = due.iter().map(|of| of.object.to_string()).collect();
+        assert_eq!(names, ["Gateway team-a/0", "HTTPRoute team-a/1"]);
+        assert_eq!(waiting.len(), 1, "it says the same");
     }
 
     #[test]
