@@ -4,11 +4,18 @@ use api::condition::types;
 use api::{ObjectKey, controller_name};
 use serde_json::{Value, json};
 
-/// Condition types that are ours on GatewayClasses and Gateways, also when we have nothing to say of them.
+/// Conditions that an object or a listener may have.
+///
+/// Source: gateway-api v1 `GatewayStatus.conditions`, `ListenerStatus.conditions`.
+const CONDITIONS_MAX: usize = 8;
+
+/// Condition types that are ours on GatewayClasses, Gateways and listeners, also when we have nothing to say of them.
 const OURS: &[&str] = &[
     types::ACCEPTED,
     types::PROGRAMMED,
     types::RESOLVED_REFS,
+    types::CONFLICTED,
+    types::OVERLAPPING_TLS_CONFIG,
     types::SUPPORTED_VERSION,
     types::ADDRESSES_ASSIGNED,
 ];
@@ -40,17 +47,32 @@ pub(crate) fn merged(object: &ObjectKey, current: &Value, ours: Option<&Value>) 
                 new[field] = value.clone();
             }
         }
-        let own = list(ours, "conditions");
-        let is_ours = |condition: &Value| {
-            let type_ = condition["type"].as_str().unwrap_or_default();
-            OURS.contains(&type_) || own.iter().any(|own| own["type"] == type_)
-        };
-        let mut conditions = list(current, "conditions");
-        conditions.retain(|condition| !is_ours(condition));
-        conditions.extend(own);
-        new["conditions"] = conditions.into();
+        new["conditions"] = conditions(current, ours).into();
+        let before = list(current, "listeners");
+        let listeners = new.get_mut("listeners").and_then(Value::as_array_mut);
+        for listener in listeners.into_iter().flatten() {
+            let of_before = before.iter().find(|of| of["name"] == listener["name"]);
+            if let Some(of_before) = of_before {
+                listener["conditions"] = conditions(of_before, listener).into();
+            }
+        }
     }
     (!same(current, &new)).then_some(new)
+}
+
+/// Conditions of others as they are, then ours.
+fn conditions(current: &Value, ours: &Value) -> Vec<Value> {
+    let own = list(ours, "conditions");
+    let is_ours = |condition: &Value| {
+        let type_ = condition["type"].as_str().unwrap_or_default();
+        OURS.contains(&type_) || own.iter().any(|own| own["type"] == type_)
+    };
+    let mut conditions = list(current, "conditions");
+    conditions.retain(|condition| !is_ours(condition));
+    // With more, the API server would refuse them all.
+    conditions.truncate(CONDITIONS_MAX.saturating_sub(own.len()));
+    conditions.extend(own);
+    conditions
 }
 
 /// Whether our part of a status stands otherwise in the API server than we said.
@@ -154,12 +176,25 @@ mod tests {
             {"type": "Accepted", "status": "Unknown"},
             {"type": "AddressesAssigned", "status": "True"},
             {"type": "other.test/Checked", "status": "True"},
-        ], "addresses": []});
-        let ours = json!({"conditions": [{"type": "Accepted", "status": "True"}], "listeners": []});
+        ], "addresses": [], "listeners": [
+            {"name": "http", "conditions": [{"type": "OverlappingTLSConfig"}, {"type": "other.test/Seen"}]},
+            {"name": "gone", "conditions": [{"type": "other.test/Seen"}]},
+        ]});
+        let ours = json!({"conditions": [{"type": "Accepted", "status": "True"}], "listeners": [
+            {"name": "http", "conditions": [{"type": "Accepted"}]},
+            {"name": "new", "conditions": [{"type": "Accepted"}]},
+        ]});
         let status = merged(&key("Gateway"), &current, Some(&ours)).unwrap();
         assert_eq!(
             status["conditions"],
             json!([{"type": "other.test/Checked", "status": "True"}, {"type": "Accepted", "status": "True"}])
+        );
+        assert_eq!(
+            status["listeners"],
+            json!([
+                {"name": "http", "conditions": [{"type": "other.test/Seen"}, {"type": "Accepted"}]},
+                {"name": "new", "conditions": [{"type": "Accepted"}]},
+            ])
         );
         assert_eq!(merged(&key("Gateway"), &status, Some(&ours)), None);
     }
