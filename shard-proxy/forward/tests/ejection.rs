@@ -41,7 +41,7 @@ fn an_endpoint_that_gives_no_answer_is_ejected_and_one_request_finds_out_that_it
     let endpoints = [bad.address, good.address];
     shard.backend("a", BackendProtocol::Http1, &endpoints);
     let mut client = shard.connect();
-    let failed = (0..200).filter(|_| status(&client.get("/")) != 200).count();
+    let failed = (0..60).filter(|_| status(&client.get("/")) != 200).count();
     assert_eq!((failed, bad.seen().len()), (5, 5));
     assert_eq!(shard.counter(names::UPSTREAM_EJECTIONS, "response"), 1);
     assert_eq!(ejected(&shard), 1);
@@ -50,7 +50,7 @@ fn an_endpoint_that_gives_no_answer_is_ejected_and_one_request_finds_out_that_it
         std::thread::sleep(Duration::from_millis(20)); // seconds of requests would tell no more
         (status(&client.get("/")) != 200).then_some(1)
     });
-    let others = (0..200).filter(|_| status(&client.get("/")) != 200).count();
+    let others = (0..60).filter(|_| status(&client.get("/")) != 200).count();
     assert_eq!((failed + others, bad.seen().len()), (1, 6));
     assert_eq!(shard.counter(names::UPSTREAM_EJECTIONS, "response"), 2);
     // An endpoint that comes keeps the others as they are; one that is new under the same name is another.
@@ -95,7 +95,7 @@ fn the_only_endpoint_is_never_ejected() {
 fn clients_that_do_not_send_their_bodies_eject_no_endpoint() {
     let mut timed = rule("/", &[("a", 1)], vec![]);
     timed.timeouts = Timeouts {
-        request_ms: Some(100),
+        request_ms: Some(1000),
         backend_request_ms: None,
     };
     let shard = Shard::with(vec![timed], |_| {});
@@ -133,7 +133,7 @@ fn a_backend_that_is_down_gets_no_multiple_of_its_load() {
     let down = [deaf(), deaf(), deaf()];
     let endpoints = down.each_ref().map(|(address, ..)| *address);
     let shard = Shard::with(vec![rule("/", &[("a", 1)], vec![])], |config| {
-        config.connect_timeout = Duration::from_millis(500);
+        config.connect_timeout = Duration::from_secs(1);
     });
     shard.backend("a", BackendProtocol::Http1, &endpoints);
     let mut clients: Vec<Client> = (0..150).map(|_| shard.connect()).collect();
@@ -143,11 +143,12 @@ fn a_backend_that_is_down_gets_no_multiple_of_its_load() {
     for client in &mut clients {
         assert_eq!(status(&client.response()), 503);
     }
-    // 32 at once are sent again, twice each; those that fail at another moment may take their places.
-    let connects = shard.counter(names::UPSTREAM_CONNECTS, "failed");
-    assert!((150..300).contains(&connects), "{connects}");
+    // Some are sent again, twice at most, and the others are not.
     let refused = shard.counter(names::UPSTREAM_RETRIES_REFUSED, "");
     let retries = shard.counter(names::UPSTREAM_RETRIES, "");
+    let connects = shard.counter(names::UPSTREAM_CONNECTS, "failed");
+    assert_eq!(connects, 150 + retries);
+    assert!(retries <= 2 * (150 - refused), "{refused} {retries}");
     assert!(refused > 0 && retries > 0, "{refused} {retries}");
 }
 
@@ -224,9 +225,9 @@ fn an_attempt_that_cannot_connect_in_its_time_leaves_the_request_to_another_endp
     let (down, ..) = &deaf();
     let good = Scripted::ok();
     let mut timed = rule("/", &[("a", 1)], vec![]);
-    timed.timeouts.backend_request_ms = Some(100);
+    timed.timeouts.backend_request_ms = Some(500);
     let mut short = rule("/short", &[("a", 1)], vec![]);
-    short.timeouts.request_ms = Some(100);
+    short.timeouts.request_ms = Some(500);
     let shard = Shard::with(vec![timed, short], |_| {});
     shard.backend("a", BackendProtocol::Http1, &[*down, good.address]);
     let mut client = shard.connect();
