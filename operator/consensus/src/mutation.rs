@@ -1,4 +1,4 @@
-//! Faults that a test puts into the code, to see that the simulation finds each of them. Elsewhere they are not there:
+//! Faults that a test puts into the code, to see that the tests find each of them. Elsewhere they are not there:
 //! [`on`] is a constant then.
 
 /// One fault.
@@ -10,6 +10,8 @@ pub(crate) enum Mutation {
     AckBeforeSync,
     /// A restarted node takes the members that it was founded with, and does not know what was committed.
     ForgetMembers,
+    /// A restarted node does not know what was committed. Too rare for the simulation: a test of its own shows it.
+    ForgetCommit,
     /// An entry counts as committed once it is on the leader's disk.
     CommitWithoutQuorum,
     /// An entry is applied twice now and then.

@@ -95,6 +95,9 @@ impl<S: StateMachine, F: FnMut(Observed<S::Output>)> Driver<S, F> {
             store.install_snapshot(&founded).map_err(refused)?;
             recovered.snapshot = Some(founded);
         }
+        if mutation::on(Mutation::ForgetCommit) {
+            recovered.commit = recovered.snapshot.as_ref().map_or(0, |saved| saved.index);
+        }
         if mutation::on(Mutation::ForgetMembers) {
             forget_members(&mut recovered, &initial);
         }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::RwLock;
-use raft::eraftpb::{Entry, Message, MessageType};
+use prost_raft::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
@@ -15,6 +16,7 @@ use super::Driver;
 use crate::chunk::{ENTRY_DATA_MAX, split};
 use crate::members::Members;
 use crate::metrics::Metrics;
+use crate::mutation::{self, Mutation};
 use crate::node::Nobody;
 use crate::node::mailbox::{Proposal, Request};
 use crate::store::fake::FakeDisk;
@@ -362,4 +364,66 @@ fn a_node_whose_folder_was_lost_stops_when_the_leader_knows_better() {
     };
     message.set_msg_type(MessageType::MsgHeartbeat);
     let _ = life.driver.message(message);
+}
+
+/// An entry of term 2 that changes the members.
+fn changing(index: u64, kind: ConfChangeType, id: u64) -> Entry {
+    let mut change = ConfChange {
+        node_id: id,
+        ..ConfChange::default()
+    };
+    change.set_change_type(kind);
+    let mut entry = Entry {
+        index,
+        term: 2,
+        data: change.encode_to_vec(),
+        ..Entry::default()
+    };
+    entry.set_entry_type(EntryType::EntryConfChange);
+    entry
+}
+
+/// A follower crashes around the message that brings a second change of the members, and with it the news that the
+/// first one is committed. Whether there is a life in which it has the second one and does not go by the first.
+fn a_change_is_forgotten() -> bool {
+    let message = |entries: Vec<Entry>, commit: u64| {
+        let index = entries[0].index - 1;
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            term: 2,
+            log_term: if index == 1 { 1 } else { 2 },
+            index,
+            commit,
+            entries,
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgAppend);
+        message
+    };
+    let mut forgotten = false;
+    for (step, seed) in (1..8).flat_map(|step| (0..10).map(move |seed| (step, seed))) {
+        let disk = FakeDisk::default();
+        let mut life = Life::begin_as(&disk, 1_000_000, vec![1, 2, 3]).unwrap();
+        let first = changing(2, ConfChangeType::AddLearnerNode, 4);
+        life.driver.message(message(vec![first], 1)).unwrap();
+        life.driver.work().unwrap();
+        assert!(!life.driver.members().contains(4));
+        disk.crash_at(Some(disk.steps() + step));
+        let second = changing(3, ConfChangeType::AddNode, 4);
+        let _ = life.driver.message(message(vec![second], 2));
+        let _ = life.driver.work();
+        let disk = disk.after_power_loss(seed);
+        let life = Life::begin_as(&disk, 1_000_000, vec![1, 2, 3]).unwrap();
+        let has_second = life.driver.core.last_index() == 3;
+        forgotten |= has_second && !life.driver.members().contains(4);
+    }
+    forgotten
+}
+
+#[test]
+fn who_holds_a_second_change_of_members_goes_by_the_first() {
+    assert!(!a_change_is_forgotten());
+    let faulty = mutation::with(Some(Mutation::ForgetCommit), a_change_is_forgotten);
+    assert!(faulty, "the test finds nothing");
 }
