@@ -1,6 +1,7 @@
 //! Opens a connection to another replica.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use api_wire::peer::peer_client::PeerClient;
@@ -16,6 +17,7 @@ use crate::parts::FRAME_BYTES_MAX;
 use crate::queue::MESSAGE_BYTES_MAX;
 use crate::stream::PeerStream;
 use crate::tls::{Caller, PeerTls};
+use crate::transport::Shared;
 
 /// Time for the name to be resolved and one of its addresses to be reached, TLS included.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -66,15 +68,17 @@ pub(crate) enum DialError {
     },
 }
 
-/// Connects to a replica: its name is resolved now, its addresses are tried in turn, and its certificate must name it.
+/// Connects to a replica: where it has called from last, else its name is resolved now and its addresses are tried in turn.
+/// Its certificate must name it.
 ///
 /// # Errors
 /// [`DialError`], within about [`CONNECT_WITHIN`].
 ///
 /// Cancel safety: dropping it closes what was opened.
 pub(crate) async fn dial(
+    id: u64,
     peer: &Peer,
-    tls: &PeerTls,
+    shared: &Shared,
     patience: Patience,
 ) -> Result<PeerClient<Channel>, DialError> {
     let (every, within) = match patience {
@@ -82,7 +86,7 @@ pub(crate) async fn dial(
         Patience::Long => (5, 10),
     };
     let address = || peer.address.clone();
-    let stream = tokio::time::timeout(CONNECT_WITHIN, connect(peer, tls))
+    let stream = tokio::time::timeout(CONNECT_WITHIN, connect(id, peer, shared))
         .await
         .map_err(|_| DialError::TimedOut { address: address() })??;
     // The name is for HTTP alone: the connection is made already.
@@ -108,7 +112,13 @@ pub(crate) async fn dial(
         .max_encoding_message_size(WIRE_BYTES_MAX))
 }
 
-async fn connect(peer: &Peer, tls: &PeerTls) -> Result<PeerStream, DialError> {
+async fn connect(id: u64, peer: &Peer, shared: &Shared) -> Result<PeerStream, DialError> {
+    if let Some(target) = shared.seen.address(id, peer) {
+        match attempt(target, peer, &shared.tls).await {
+            Ok(stream) => return Ok(stream),
+            Err(_) => shared.seen.forget(id, target),
+        }
+    }
     let address = || peer.address.clone();
     let found = tokio::net::lookup_host(&peer.address).await;
     let found = found.map_err(|source| DialError::Resolve {
@@ -117,32 +127,34 @@ async fn connect(peer: &Peer, tls: &PeerTls) -> Result<PeerStream, DialError> {
     })?;
     let mut error = DialError::NoAddress { address: address() };
     for target in found {
-        if matches!(tls, PeerTls::LoopbackOnly) && !target.ip().is_loopback() {
-            continue;
+        match attempt(target, peer, &shared.tls).await {
+            Ok(stream) => return Ok(stream),
+            // What was tried and failed says more.
+            Err(DialError::NoAddress { .. }) => {}
+            Err(failed) => error = failed,
         }
-        let opened = tokio::time::timeout(ADDRESS_WITHIN, open(target, tls)).await;
-        let source = match opened {
-            Ok(Ok(stream)) if stream.caller().is_replica(peer.ordinal) => return Ok(stream),
-            Ok(Ok(stream)) => {
-                error = DialError::WrongReplica {
-                    address: address(),
-                    ordinal: peer.ordinal,
-                    found: stream.caller(),
-                };
-                continue;
-            }
-            Ok(Err(source)) => source,
-            Err(_) => io::ErrorKind::TimedOut.into(),
-        };
-        error = DialError::Connect {
-            address: address(),
-            source,
-        };
     }
     Err(error)
 }
 
-async fn open(target: std::net::SocketAddr, tls: &PeerTls) -> io::Result<PeerStream> {
+async fn attempt(target: SocketAddr, peer: &Peer, tls: &PeerTls) -> Result<PeerStream, DialError> {
+    let address = peer.address.clone();
+    if matches!(tls, PeerTls::LoopbackOnly) && !target.ip().is_loopback() {
+        return Err(DialError::NoAddress { address });
+    }
+    let opened = tokio::time::timeout(ADDRESS_WITHIN, open(target, tls)).await;
+    match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) if stream.caller().is_replica(peer.ordinal) => Ok(stream),
+        Ok(stream) => Err(DialError::WrongReplica {
+            address,
+            ordinal: peer.ordinal,
+            found: stream.caller(),
+        }),
+        Err(source) => Err(DialError::Connect { address, source }),
+    }
+}
+
+async fn open(target: SocketAddr, tls: &PeerTls) -> io::Result<PeerStream> {
     let tcp = TcpStream::connect(target).await?;
     tcp.set_nodelay(true)?;
     match tls {

@@ -13,7 +13,8 @@
 //! - A snapshot is reported as arrived once the other replica's raft has taken all of its bytes.
 //! - A message is taken from a replica's certificate alone, and only by the raft id and the cluster that it is meant for.
 //! - A raft id belongs to one disk for ever; see [`members`].
-//! - Names are resolved, and TLS settings asked for, anew for each connection.
+//! - Names are resolved, and TLS settings asked for, anew for each connection; a replica that has called is tried where it
+//!   called from first.
 //!
 //! It deliberately does not know: what raft's messages say.
 
@@ -28,6 +29,7 @@ mod pause;
 mod queue;
 mod raft;
 mod relay;
+mod seen;
 mod service;
 mod stream;
 mod tls;

@@ -122,7 +122,7 @@ impl Link {
 
     /// Sends what waits until the call ends; there is no other way for it to end.
     async fn exchange(&self, shared: &Shared) -> Result<std::convert::Infallible, LinkError> {
-        let mut client = dial(&self.peer, &shared.tls, Patience::Short).await?;
+        let mut client = dial(self.id, &self.peer, shared, Patience::Short).await?;
         let (leaving, receiver) = mpsc::channel(LEAVING_MAX);
         let message = |message| RaftMessage {
             message: Some(message),
@@ -188,7 +188,7 @@ impl Link {
 
     /// On a connection of its own, so that nothing waits behind it.
     async fn install(&self, message: Bytes, shared: &Shared) -> Result<(), LinkError> {
-        let mut client = dial(&self.peer, &shared.tls, Patience::Long).await?;
+        let mut client = dial(self.id, &self.peer, shared, Patience::Long).await?;
         let parts: Cut = Cut::new(shared.hello(self.id), message);
         let call = client.install(tokio_stream::iter(parts));
         let answer = tokio::time::timeout(SNAPSHOT_WITHIN, call).await;

@@ -112,7 +112,7 @@ async fn carry(
 ) -> Result<Infallible, LinkError> {
     let peer = shared.directory.peer(leader);
     let peer = peer.ok_or(LinkError::Unknown(leader))?;
-    let mut client = dial(&peer, &shared.tls, Patience::Short).await?;
+    let mut client = dial(leader, &peer, shared, Patience::Short).await?;
     let metrics = &shared.metrics;
     metrics.relay_told.store(0, Ordering::Relaxed);
     metrics.relay_taken.store(0, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::parts::{Join, PartError};
 use crate::relay::Receiving;
+use crate::stream::Origin;
 use crate::tls::Caller;
 use crate::transport::Shared;
 
@@ -96,10 +97,13 @@ fn admit(caller: Caller, hello: Option<Hello>, shared: &Shared) -> Result<u64, S
     Ok(hello.from)
 }
 
-/// The caller, by its connection.
-fn caller<T>(request: &Request<T>) -> Caller {
-    let caller = request.extensions().get::<Caller>();
-    caller.copied().unwrap_or(Caller::Unknown)
+/// Who calls, by the connection, and from where.
+fn origin<T>(request: &Request<T>) -> Origin {
+    let origin = request.extensions().get::<Origin>();
+    origin.copied().unwrap_or(Origin {
+        caller: Caller::Unknown,
+        address: None,
+    })
 }
 
 /// The next message of a call.
@@ -118,13 +122,17 @@ impl Peer for Service {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let caller = caller(&request);
+        let Origin { caller, address } = origin(&request);
         let mut messages = request.into_inner();
         let hello = match next(&mut messages, HELLO_WITHIN).await?.message {
             Some(raft_message::Message::Hello(hello)) => Some(hello),
             _ => None,
         };
         let from = self.admit(caller, hello)?;
+        if let Some(address) = address {
+            let directory = &self.shared.directory;
+            self.shared.seen.called(from, address, directory);
+        }
         if let Some(link) = self.shared.metrics.links.read().get(&from) {
             link.back.notify_waiters();
         }
@@ -146,7 +154,7 @@ impl Peer for Service {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<Installed>, Status> {
-        let caller = caller(&request);
+        let caller = origin(&request).caller;
         let mut parts = request.into_inner();
         let taken = self.take_snapshot(caller, &mut parts).await;
         let metrics = &self.shared.metrics;
@@ -168,7 +176,7 @@ impl Peer for Service {
         &self,
         request: Request<Streaming<FromFollower>>,
     ) -> Result<Response<Self::RelayStream>, Status> {
-        let caller = caller(&request);
+        let caller = origin(&request).caller;
         let mut messages = request.into_inner();
         let hello = match next(&mut messages, HELLO_WITHIN).await?.message {
             Some(from_follower::Message::Hello(hello)) => Some(hello),

@@ -1,6 +1,7 @@
 //! A connection, and who is at its other end.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -53,11 +54,25 @@ impl PeerStream {
     }
 }
 
-impl Connected for PeerStream {
-    type ConnectInfo = Caller;
+/// Where calls come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) caller: Caller,
+    pub(crate) address: Option<IpAddr>,
+}
 
-    fn connect_info(&self) -> Caller {
-        self.caller
+impl Connected for PeerStream {
+    type ConnectInfo = Origin;
+
+    fn connect_info(&self) -> Origin {
+        let tcp = match &self.carrier {
+            Carrier::Plain(stream) => stream,
+            Carrier::Tls(stream) => stream.get_ref().0,
+        };
+        Origin {
+            caller: self.caller,
+            address: tcp.peer_addr().ok().map(|address| address.ip()),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::queue::MESSAGE_BYTES_MAX;
 use crate::relay::{Receiving, Relaying, relay};
+use crate::seen::Seen;
 use crate::service::Service;
 use crate::tls::PeerTls;
 
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) tls: PeerTls,
     pub(crate) directory: Directory,
     pub(crate) inbox: Arc<dyn Inbox>,
+    pub(crate) seen: Seen,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -151,6 +153,7 @@ impl Transport {
             tls,
             directory: self.directory,
             inbox,
+            seen: Seen::default(),
             metrics: self.metrics,
         });
         let receiving = self.relaying.map(|relaying| {

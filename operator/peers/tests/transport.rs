@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::ShardId;
 use operator_identity::{Authority, Identity};
-use operator_peers::{Config, Directory, PeerTls, StartError, Transport};
+use operator_peers::{Config, Directory, Peer, PeerTls, StartError, Transport};
 use support::{Claim, Recorder, Replica, Told, free, peers, start, wait_until};
 use tokio::net::TcpListener;
 
@@ -81,6 +81,21 @@ fn a_replica_that_comes_back_is_reached_again_also_elsewhere() {
     replicas[0].directory.replace(peers(addresses));
     replicas[0].send_until_received(2, "elsewhere", &moved.inbox);
     assert!(replicas[0].metric("shardway_peer_connects", "opened") >= 4);
+}
+
+#[test]
+fn a_replica_whose_name_leads_elsewhere_is_reached_where_it_called_from() {
+    let (_, replicas) = three();
+    let port = replicas[1].address.port();
+    // Nobody listens there.
+    let stale = SocketAddr::from(([127, 0, 0, 9], port));
+    let addresses = [(2, stale), (3, replicas[2].address)];
+    replicas[0].directory.replace(peers(addresses));
+    let inbox = Arc::clone(&replicas[1].inbox);
+    let both = [(1, replicas[0].address), (2, replicas[1].address)];
+    replicas[1].directory.replace(BTreeMap::new());
+    replicas[1].directory.replace(peers(both));
+    replicas[0].send_until_received(2, "text", &inbox);
 }
 
 #[test]
@@ -214,16 +229,33 @@ fn a_new_ca_counts_from_the_next_connection_on() {
 
 #[tokio::test]
 async fn without_tls_only_loopback_is_served_and_spoken_to() {
-    let without = |listener| {
-        let (transport, _outbox) =
-            Transport::new(Config::new(1, 0, "c"), Directory::new(BTreeMap::new()));
-        transport.start(listener, PeerTls::LoopbackOnly, Arc::<Recorder>::default())
+    let start = |id: u64, listener: TcpListener, known: BTreeMap<u64, Peer>| {
+        let inbox = Arc::<Recorder>::default();
+        let config = Config::new(id, id - 1, "c");
+        let (transport, outbox) = Transport::new(config, Directory::new(known));
+        let started = transport.start(listener, PeerTls::LoopbackOnly, inbox.clone());
+        (started, outbox, inbox)
     };
     let everywhere = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    assert!(matches!(
-        without(everywhere),
-        Err(StartError::NotLoopback(_))
-    ));
+    let (started, ..) = start(1, everywhere, BTreeMap::new());
+    assert!(matches!(started, Err(StartError::NotLoopback(_))));
+
     let loopback = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    assert!(without(loopback).is_ok());
+    let first = loopback.local_addr().unwrap();
+    let (started, _outbox, inbox) = start(1, loopback, BTreeMap::new());
+    started.unwrap();
+    let loopback = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Of the documentation's addresses: nothing may be sent there.
+    let known = peers([(1, first), (3, SocketAddr::from(([192, 0, 2, 1], 7001)))]);
+    let (started, outbox, told) = start(2, loopback, known);
+    started.unwrap();
+    tokio::task::spawn_blocking(move || {
+        wait_until(|| {
+            outbox.send(1, b"text".to_vec());
+            inbox.has(&Told::Message(b"text".to_vec()))
+        });
+        told.wait_for(&Told::Unreachable(3));
+    })
+    .await
+    .unwrap();
 }
