@@ -1,12 +1,14 @@
 //! One event: the object's new form, its links, and what that makes stale.
 
+mod cluster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::{CertificateKey, GATEWAY_GROUP, GatewayKey, ObjectKey, PoolKey, RouteKey};
 use operator_objects::spec::{
-    ConfigMap, Crd, EndpointSlice, Event, Gateway, GatewayClass, HttpRoute, Namespace, Object,
-    POOL_GROUP, ReferenceGrant, Rejected, Secret, Service, ShardPool,
+    EndpointSlice, Event, Gateway, GatewayClass, HttpRoute, Namespace, Object, POOL_GROUP,
+    ReferenceGrant, Rejected, Secret, Service,
 };
 
 use crate::references::{GatewayRefs, RouteRefs, class_name, gateway_key, route_key};
@@ -320,47 +322,6 @@ impl Index {
             dirty
                 .gateways
                 .extend(self.links.gateways_by_secret.of(key).cloned());
-        }
-    }
-}
-
-impl Index {
-    fn set_config_map(&mut self, key: &ObjectKey, new: Option<ConfigMap>, dirty: &mut Dirty) {
-        let Some((old, new)) = replace(&mut self.config_maps, key, new) else {
-            return;
-        };
-        let data = |map: &Option<Arc<ConfigMap>>| map.as_ref().map(|map| map.data.clone());
-        if data(&old) != data(&new) {
-            let gateways = self.links.gateways_by_config_map.of(key);
-            dirty.gateways.extend(gateways.cloned());
-        }
-    }
-
-    fn set_pool(&mut self, key: &PoolKey, new: Option<ShardPool>, dirty: &mut Dirty) {
-        let Some((old, new)) = replace(&mut self.pools, key, new) else {
-            return;
-        };
-        // What a Gateway's parameters are put over has changed.
-        let with_parameters = self.links.gateways_by_config_map.values();
-        dirty.gateways.extend(with_parameters.cloned());
-        for (name, class) in &self.classes {
-            let names_it = class.parameters_ref.as_ref().is_some_and(|of| {
-                of.name == key.name && of.namespace.as_deref() == Some(key.namespace.as_str())
-            });
-            if names_it {
-                dirty.classes.insert(name.clone());
-                if old.is_some() != new.is_some() {
-                    let gateways = self.links.gateways_by_class.of(name);
-                    dirty.gateways.extend(gateways.cloned());
-                }
-            }
-        }
-    }
-
-    /// What a class supports follows from the CRDs that there are.
-    fn set_crd(&mut self, name: &str, new: Option<Crd>, dirty: &mut Dirty) {
-        if replace(&mut self.crds, &name.to_owned(), new).is_some() {
-            dirty.classes.extend(self.classes.keys().cloned());
         }
     }
 }
