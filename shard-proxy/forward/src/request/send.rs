@@ -20,8 +20,8 @@ use crate::upstream::{BackendHandle, ConnectError, Retry, SendError, Sent};
 const ATTEMPTS_MAX: u8 = 3;
 
 /// Sends the request to an endpoint; returns the response and when its attempt ends. It is sent again, at most
-/// [`ATTEMPTS_MAX`] times in all, within the request's own time limit and the backend's budget (see
-/// [`BackendHandle::retry`]):
+/// [`ATTEMPTS_MAX`] times in all, within the request's own time limit and, but for stale connections, the backend's budget
+/// (see [`BackendHandle::retry`]):
 /// - when nothing of it was written: the connect failed or took all of the attempt's time (then to an endpoint not tried
 ///   yet), the endpoint has as many connections as it may, or a connection was stale. Its body has not been asked for a
 ///   byte by then;
@@ -115,8 +115,13 @@ pub(super) async fn send(
                 if error.is_some() {
                     tried[usize::from(attempt) - 1] = id;
                 }
-                // A stale connection says that others may be stale too: the next attempt opens its own.
+                // A stale connection says that others may be stale too: the next attempt opens its own. The endpoint has
+                // had no load of it, which the budget is for.
                 reuse = !reused;
+                if reused && error.is_none() && attempt < ATTEMPTS_MAX {
+                    worker.stats.retries.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
             }
             SendError::Broken {
                 error,
