@@ -64,7 +64,8 @@ pub fn start<S: StateMachine + Sync>(
 ///
 /// What is known to be committed is applied to `state` before this returns; the rest, and what is new, when a leader
 /// says so. The group is founded by `config.initial_voters` on empty folders; with none of these the node waits until a
-/// leader adds it ([`Node::change`]). Messages leave by `outbox` and come in by [`Node::step`].
+/// leader adds it ([`Node::change`]). Messages leave by `outbox` and come in by [`Node::step`]. The node's thread owns the
+/// outbox: one that holds the [`Node`] keeps it alive until [`Node::shutdown`].
 ///
 /// # Errors
 /// As [`start`].

@@ -51,6 +51,13 @@ struct Group {
     heard: BTreeMap<u64, Heard>,
 }
 
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Each node's outbox holds all nodes: nobody else would end them.
+        self.nodes.lock().clear();
+    }
+}
+
 impl Group {
     fn founded() -> Self {
         let mut group = Self::default();
