@@ -178,8 +178,12 @@ impl Cluster {
         self.state().join("pki")
     }
 
+    /// Tools of the cluster, and programs that were built beside this one (`shardway`).
     fn path(&self) -> String {
-        format!("{}:{}", self.bin().display(), run::SYSTEM_PATH)
+        let program = std::env::current_exe().ok();
+        let beside = program.as_deref().and_then(Path::parent);
+        let beside = beside.map_or_else(String::new, |folder| format!("{}:", folder.display()));
+        format!("{}:{beside}{}", self.bin().display(), run::SYSTEM_PATH)
     }
 }
 

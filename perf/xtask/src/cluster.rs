@@ -24,8 +24,9 @@ const NODE_PACKAGES: &[(&str, &str)] = &[
 /// Programs that images are made of.
 const OURS: &[&str] = &["operator", "shard-proxy"];
 
-/// Packages of the programs that work on a cluster. Built as tests are: they wait for others most of their time.
-const HARNESS: &[&str] = &["perf-cluster", "perf-fault"];
+/// Packages of the programs that work on a cluster, `shardway` among them. Built as tests are: they wait for others most of
+/// their time.
+const HARNESS: &[&str] = &["operator-cli", "perf-cluster", "perf-fault"];
 
 /// A command of `shardway-cluster`.
 pub(crate) fn any(arguments: Vec<OsString>) -> Result<(), String> {
