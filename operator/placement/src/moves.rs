@@ -86,11 +86,6 @@ impl Moves {
         }
     }
 
-    /// Another time for those that leave, from now on.
-    pub fn leave_after(&mut self, leave_after: Duration) {
-        self.settings.leave_after = leave_after;
-    }
-
     /// Gateways that wait to move, and that are moving.
     pub fn counts(&self) -> (usize, usize) {
         (self.queue.len(), self.under_way.len())
