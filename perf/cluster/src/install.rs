@@ -151,6 +151,7 @@ pub fn load_images(cluster: &Cluster, programs: &Path, tag: &str) -> anyhow::Res
 /// # Errors
 /// As helm; with what the pods are at.
 pub fn upgrade(cluster: &Cluster, package: &Package, values: &[String]) -> anyhow::Result<()> {
+    package.load(cluster)?;
     // What a helm that was killed has left would be taken for one that runs.
     let killed =
         "--selector=owner=helm,status in (pending-install,pending-upgrade,pending-rollback)";

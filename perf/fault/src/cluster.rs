@@ -41,16 +41,11 @@ impl Scene {
         let quickstart = self.package.root.join("api/examples/quickstart");
         let folder = quickstart.display().to_string();
         self.cluster.kubectl(&["apply", "-f", &folder])?;
+        // Pods of an earlier form are gone too: they would fail requests of their own.
+        let within = format!("--timeout={}s", WITHIN.as_secs());
         for (namespace, _, _, _) in GATEWAYS {
-            self.cluster.kubectl(&[
-                "wait",
-                "--for=condition=Available",
-                "--timeout=120s",
-                "deployment",
-                "--all",
-                "-n",
-                namespace,
-            ])?;
+            self.cluster
+                .kubectl(&["rollout", "status", &within, "-n", namespace, "deployment"])?;
         }
         let targets = self.targets()?;
         for target in &targets {
