@@ -129,7 +129,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
         (Some(client), Some(pool)) => Some(Services::start(client, &config, pool)?),
         _ => None,
     };
-    let (source, sink, statuses) = source_and_sink(&config, folder, client, pool.clone())?;
+    let Ends {
+        source,
+        sink,
+        statuses,
+        metrics: ends_metrics,
+    } = ends(&config, folder, client, pool.clone())?;
     let published = Arc::new(RwLock::new(Published::default()));
     let translate_duration = Arc::default();
     let metrics = PipelineMetrics {
@@ -141,9 +146,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Arc::new(metrics),
         telemetry.metrics(),
     ];
-    if let Sink::Kube(writer) = &sink {
-        sources.push(writer.metrics());
-    }
+    sources.extend(ends_metrics);
     sources.extend(services.iter().map(Services::metrics));
     sources.extend(replica_metrics);
     sources.extend(security.metrics);
@@ -239,18 +242,29 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Where objects come from, and where their statuses go.
-fn source_and_sink(
+struct Ends {
+    source: Source,
+    sink: Sink,
+    statuses: Arc<RwLock<Statuses>>,
+    metrics: Vec<Arc<dyn api_telemetry::metrics::Source>>,
+}
+
+fn ends(
     config: &Config,
     folder: Option<DirSource>,
     client: Option<Client>,
     pool: Option<PoolKey>,
-) -> anyhow::Result<(Source, Sink, Arc<RwLock<Statuses>>)> {
+) -> anyhow::Result<Ends> {
     if let Some(folder) = folder {
         let sink =
             StatusFolder::open(&config.data.join("status")).context("open the status folder")?;
         let written = sink.read().context("read the status folder")?;
-        let statuses = Arc::new(RwLock::new(Statuses::restored(written)));
-        return Ok((Source::Dir(folder), Sink::Folder(sink), statuses));
+        return Ok(Ends {
+            source: Source::Dir(folder),
+            sink: Sink::Folder(sink),
+            statuses: Arc::new(RwLock::new(Statuses::restored(written))),
+            metrics: Vec::new(),
+        });
     }
     let client = client.context("a client of the API server")?;
     let settings = operator_kubernetes::Settings {
@@ -263,12 +277,14 @@ fn source_and_sink(
     let writer = StatusWriter::new(client).with_schemas(source.schemas());
     // Until this replica leads.
     writer.pause(true);
+    let metrics = vec![writer.metrics(), events.metrics()];
     let statuses: Arc<RwLock<Statuses>> = Arc::default();
-    Ok((
-        Source::Kube(source, Arc::clone(&statuses)),
-        Sink::Kube(writer.with_events(events)),
+    Ok(Ends {
+        source: Source::Kube(source, Arc::clone(&statuses)),
+        sink: Sink::Kube(writer.with_events(events)),
         statuses,
-    ))
+        metrics,
+    })
 }
 
 /// Hands on what Raft has applied, on Raft's own thread.

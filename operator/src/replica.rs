@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use api_telemetry::metrics::Source;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::Api;
 use operator_consensus::{Node, Observed};
 use operator_distribute::Distributor;
 use operator_identity::Credentials;
@@ -85,7 +88,14 @@ pub(crate) async fn start(
     };
     let inbox = Arc::clone(&node) as Arc<_>;
     transport.relaying(relaying).start(listener, tls, inbox)?;
-    let (_, replicas) = watch::channel(u64::from(config.replicas));
+    let (replicas_told, replicas) = watch::channel(u64::from(config.replicas));
+    if let (Some(client), Some(set), Ok(namespace)) =
+        (client, config.stateful_set(), config.namespace())
+    {
+        let sets = Api::namespaced(client.clone(), namespace);
+        let follow = follow_scale(sets, set.to_owned(), replicas_told);
+        api_telemetry::task::spawn("scale", follow);
+    }
     let keeping = Keeping {
         ordinal,
         membership,
@@ -106,6 +116,29 @@ pub(crate) async fn start(
         std::process::exit(3);
     });
     Ok(Replica { node, metrics })
+}
+
+/// How often the StatefulSet is looked at.
+const SCALE_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells how many replicas there are to be, as the StatefulSet says: this process was started when it said something else.
+async fn follow_scale(sets: Api<StatefulSet>, set: String, replicas: watch::Sender<u64>) {
+    let mut every = tokio::time::interval(SCALE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        // What it said last holds while the API server does not answer.
+        let Ok(Ok(found)) = tokio::time::timeout(SCALE_EVERY, sets.get(&set)).await else {
+            continue;
+        };
+        let wanted = found.spec.and_then(|spec| spec.replicas);
+        if let Some(wanted) = wanted.and_then(|wanted| u64::try_from(wanted).ok())
+            // None is a pause, not an end.
+            && wanted > 0
+        {
+            replicas.send_if_modified(|told| std::mem::replace(told, wanted) != wanted);
+        }
+    }
 }
 
 /// Where the table of members is kept: in the cluster, else in a file that all replicas see.
@@ -146,7 +179,7 @@ async fn join(config: &Config, local: &Path, store: &dyn MembersStore, ordinal: 
 }
 
 /// Pause before the table of members is asked again.
-const JOIN_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Moves what belongs to a raft id that was given up out of the way.
 fn set_aside(data: &Path) -> std::io::Result<()> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::ObjectKey;
-use operator_kubernetes::{KubeBatch, KubeSource};
+use operator_kubernetes::{KubeBatch, KubeSource, Schemas};
 use operator_source::{Batch, DirSource};
 use operator_status::Statuses;
 use operator_translate::Translation;
@@ -59,7 +59,7 @@ impl Source {
                 // The API server takes other fields of these from now on.
                 let kinds = source.take_changed_schemas();
                 if leads {
-                    correct(&mut statuses.write(), seen);
+                    correct(&mut statuses.write(), &source.schemas(), seen);
                     again(&mut statuses.write(), &kinds);
                 } else {
                     note(&mut statuses.write(), seen);
@@ -114,13 +114,17 @@ fn again(statuses: &mut Statuses, kinds: &BTreeSet<String>) {
 }
 
 /// Statuses of ours that somebody has changed are written again.
-fn correct(statuses: &mut Statuses, seen: Vec<(ObjectKey, Option<serde_json::Value>)>) {
+fn correct(
+    statuses: &mut Statuses,
+    schemas: &Schemas,
+    seen: Vec<(ObjectKey, Option<serde_json::Value>)>,
+) {
     let changed: Vec<ObjectKey> = seen
         .into_iter()
         .filter_map(|(key, status)| {
             let ours = statuses.get(&key)?;
             let status = status.unwrap_or_default();
-            operator_kubernetes::differs(&key, &status, ours).then_some(key)
+            schemas.differs(&key, &status, ours).then_some(key)
         })
         .collect();
     statuses.keep_unsaved(changed);

@@ -116,6 +116,10 @@ impl View {
         let status = self.node.status();
         let snapshot = self.machine.snapshot.read();
         let published = self.published.read();
+        let members = status.members.iter().map(|member| {
+            json!({"id": member.id, "voter": member.voter, "matched": member.matched, "active": member.active})
+        });
+        let members: Vec<Value> = members.collect();
         let mut info = self.info.clone();
         if let Some(fields) = info.as_object_mut() {
             fields.insert("revision".into(), json!(snapshot.revision()));
@@ -129,7 +133,7 @@ impl View {
             );
             fields.insert(
                 "raft".into(),
-                json!({"role": status.role, "term": status.term, "commit": status.commit, "applied": status.applied, "logBytes": status.log_bytes}),
+                json!({"role": status.role, "term": status.term, "commit": status.commit, "applied": status.applied, "logBytes": status.log_bytes, "members": members}),
             );
         }
         info

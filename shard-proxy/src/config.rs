@@ -146,6 +146,14 @@ pub(crate) struct Config {
     )]
     pub(crate) upstream_idle_timeout_s: u64,
 
+    /// Zone that this shard runs in: endpoints of it come first where a Service asks for that; empty for none
+    #[arg(long, env = "SHARDWAY_ZONE", value_name = "NAME")]
+    pub(crate) zone: Option<String>,
+
+    /// Node that this shard runs on, as the zone
+    #[arg(long, env = "SHARDWAY_NODE", value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
     /// Look of log lines on standard error: text or json
     #[arg(
         long,
@@ -184,6 +192,8 @@ impl Config {
             connect_timeout: Duration::from_millis(self.connect_timeout_ms),
             upstream_idle_timeout: Duration::from_secs(self.upstream_idle_timeout_s),
             access_log: self.access_log,
+            zone: self.zone.clone(),
+            node: self.node.clone(),
             ..defaults
         }
     }

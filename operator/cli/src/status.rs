@@ -26,6 +26,9 @@ pub(crate) async fn status(client: &Client) -> anyhow::Result<String> {
         text("/raft/role"),
         text("/raft/term")
     );
+    if let Some(members) = members(&info) {
+        let _ = writeln!(out, "replicas   {members}");
+    }
     let _ = writeln!(out, "source     {}", text("/source"));
     let _ = writeln!(
         out,
@@ -63,6 +66,34 @@ pub(crate) async fn status(client: &Client) -> anyhow::Result<String> {
         let _ = write!(out, "\nand {} more notes\n", all.len() - NOTES_MAX);
     }
     Ok(out)
+}
+
+/// The members of Raft, when there are several: which of them are heard of, and how far behind they are.
+fn members(info: &Value) -> Option<String> {
+    let members: Vec<&Value> = list(&info["raft"]["members"]).collect();
+    if members.len() < 2 {
+        return None;
+    }
+    let commit = info["raft"]["commit"].as_u64().unwrap_or_default();
+    let away = |member: &&&Value| member["active"] == false;
+    let learners = members.iter().filter(|member| member["voter"] == false);
+    let behind = members.iter().filter_map(|member| {
+        let matched = member["matched"].as_u64()?;
+        let lacks = commit.saturating_sub(matched);
+        (lacks > 0).then(|| format!("member {} lacks {lacks} entries", member["id"]))
+    });
+    let mut text = format!("{} members", members.len());
+    let counts = [
+        (learners.count(), "join"),
+        (members.iter().filter(away).count(), "not heard of"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        let _ = write!(text, ", {count} {what}");
+    }
+    for behind in behind {
+        let _ = write!(text, ", {behind}");
+    }
+    Some(text)
 }
 
 /// The newest revisions.
@@ -174,4 +205,29 @@ fn time(us: u64) -> String {
         seconds % 60,
         us / 1000 % 1000
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn members_are_told_by_what_is_wrong_with_them() {
+        let member = |id: u64, voter: bool, matched: u64, active: bool| json!({"id": id, "voter": voter, "matched": matched, "active": active});
+        let info = |members: Vec<Value>| json!({"raft": {"commit": 9, "members": members}});
+        let alone = info(vec![member(1, true, 9, true)]);
+        assert_eq!(members(&alone), None);
+        let well = (1..4).map(|id| member(id, true, 9, true)).collect();
+        assert_eq!(members(&info(well)).as_deref(), Some("3 members"));
+        let ill = info(vec![
+            member(1, true, 9, true),
+            member(2, true, 7, false),
+            member(4, false, 9, true),
+        ]);
+        let text = members(&ill);
+        let expected = "3 members, 1 join, 1 not heard of, member 2 lacks 2 entries";
+        assert_eq!(text.as_deref(), Some(expected));
+    }
 }
