@@ -179,11 +179,18 @@ where
     }
 }
 
-/// Zone of a node; none when it has none, or may not be read.
-pub(crate) async fn zone(client: Client, node: String) -> (String, Option<String>) {
+/// Zone of a node; none when it has none.
+///
+/// # Errors
+/// The node, when it cannot be read: then its shards have no zone for a while.
+pub(crate) async fn zone(client: Client, node: String) -> Result<(String, Option<String>), String> {
     let api: Api<Node> = Api::all(client);
-    let labels = match within(api.get_metadata_opt(&node)).await {
-        Ok(found) => found.and_then(|found| found.metadata.labels),
+    match within(api.get_metadata_opt(&node)).await {
+        Ok(found) => {
+            let labels = found.and_then(|found| found.metadata.labels);
+            let zone = labels.and_then(|mut labels| labels.remove(ZONE));
+            Ok((node, zone))
+        }
         Err(failure) => {
             let error = failure.error;
             tracing::warn!(
@@ -191,11 +198,9 @@ pub(crate) async fn zone(client: Client, node: String) -> (String, Option<String
                 error,
                 "zone of a node cannot be read; its shards have none"
             );
-            None
+            Err(node)
         }
-    };
-    let zone = labels.and_then(|mut labels| labels.remove(ZONE));
-    (node, zone)
+    }
 }
 
 pub(crate) async fn within<T>(

@@ -34,6 +34,8 @@ pub(crate) struct World {
     gateways: BTreeMap<Place, GatewayNeeds>,
     /// Of Gateways that are gone, and whose objects may go.
     gone: BTreeSet<Place>,
+    /// Of Gateways that keep their Service, and are led nowhere.
+    kept: BTreeMap<Place, GatewayKey>,
     /// What is known of Gateways is all there is.
     is_complete: bool,
     services: Known<Service>,
@@ -57,6 +59,7 @@ impl World {
             pool,
             gateways: BTreeMap::new(),
             gone: BTreeSet::new(),
+            kept: BTreeMap::new(),
             is_complete: false,
             services: Known::new(scopes.to_vec()),
             slices: Known::new(scopes.to_vec()),
@@ -81,6 +84,7 @@ impl World {
     /// Takes what a Gateway needs; none when it is gone.
     pub(crate) fn set(&mut self, gateway: &GatewayKey, needs: Option<GatewayNeeds>) -> Place {
         let place = Self::place(gateway);
+        self.kept.remove(&place);
         let before = match needs {
             Some(needs) => {
                 self.gone.remove(&place);
@@ -113,6 +117,21 @@ impl World {
         place
     }
 
+    /// Takes that a Gateway is not served and keeps its address.
+    ///
+    /// Its slices go: the target ports that they lead to may be another Gateway's tomorrow.
+    pub(crate) fn keep(&mut self, gateway: &GatewayKey) -> Place {
+        let place = self.set(gateway, None);
+        self.gone.remove(&place);
+        self.kept.insert(place.clone(), gateway.clone());
+        place
+    }
+
+    /// Forgets which Gateways are gone: it is for the leader to see to.
+    pub(crate) fn forget_gone(&mut self) {
+        self.gone.clear();
+    }
+
     /// From now on what no Gateway needs may go. Gives the places where there is something.
     pub(crate) fn complete(&mut self) -> Vec<Place> {
         self.is_complete = true;
@@ -123,6 +142,7 @@ impl World {
     pub(crate) fn forget(&mut self) {
         self.gateways.clear();
         self.gone.clear();
+        self.kept.clear();
         self.on_shard.clear();
         self.refused.clear();
         self.is_complete = false;
@@ -219,6 +239,11 @@ impl World {
         nodes
     }
 
+    /// The zone of a node is to be asked for again.
+    pub(crate) fn forget_zone(&mut self, node: &str) {
+        self.zones.remove(node);
+    }
+
     /// Takes the zone of a node. Gives the Gateways on its shards.
     pub(crate) fn take_zone(&mut self, node: &str, zone: Option<String>) -> Vec<Place> {
         let mut shards = BTreeSet::new();
@@ -275,6 +300,9 @@ impl World {
     pub(crate) fn plan(&self, place: &Place) -> Vec<Write> {
         let current = self.services.get(place);
         let Some(needs) = self.gateways.get(place) else {
+            if self.kept.contains_key(place) {
+                return self.take_slices_away(place);
+            }
             return if self.is_complete || self.gone.contains(place) {
                 self.take_away(place)
             } else {
@@ -342,9 +370,17 @@ impl World {
             .get(place)
             .filter(|of| of.metadata.deletion_timestamp.is_none());
         let service = service.map(|of| Write::DeleteService(place.clone(), uid(of)));
+        service
+            .into_iter()
+            .chain(self.take_slices_away(place))
+            .collect()
+    }
+
+    fn take_slices_away(&self, place: &Place) -> Vec<Write> {
         let slices = self.slices_of.get(place).into_iter().flatten();
-        let slices = slices.filter_map(|place| self.take_slice_away(place));
-        service.into_iter().chain(slices).collect()
+        slices
+            .filter_map(|place| self.take_slice_away(place))
+            .collect()
     }
 
     fn take_slice_away(&self, place: &Place) -> Option<Write> {
@@ -359,10 +395,18 @@ impl World {
 
     /// What a Gateway has now; none for one that nobody asked about.
     pub(crate) fn observed(&self, place: &Place) -> Option<Observed> {
-        let needs = self.gateways.get(place)?;
         let service = self.services.get(place);
         let service = service.filter(|of| of.metadata.deletion_timestamp.is_none());
         let addresses = service.map(assigned).unwrap_or_default();
+        if let Some(gateway) = self.kept.get(place) {
+            return Some(Observed {
+                gateway: gateway.clone(),
+                addresses,
+                problem: None,
+                led_to: self.plan(place).is_empty().then(Vec::new),
+            });
+        }
+        let needs = self.gateways.get(place)?;
         let refused = self.refused.get(place).cloned();
         let problem = refused.or_else(|| problem(needs, &addresses));
         let is_written = self.plan(place).is_empty();

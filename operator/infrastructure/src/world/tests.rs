@@ -263,3 +263,22 @@ fn a_zone_is_asked_for_once_and_reaches_the_slices() {
     run.pod(0, false, false);
     assert_eq!(run.world.shards[&ShardId(0)].zone, zone());
 }
+
+#[test]
+fn one_that_keeps_its_address_is_led_nowhere() {
+    let mut run = Run::new();
+    let place = run.set("web", &[0]);
+    run.settle(&place);
+    run.world.forget();
+    run.world.keep(&needs().gateway);
+    run.world.complete();
+    let led_to = |run: &Run| run.world.observed(&place).unwrap().led_to;
+    assert_eq!(led_to(&run), None);
+    assert_eq!(run.settle(&place), ["-shardway-web-v4"]);
+    assert_eq!(led_to(&run), Some(Vec::new()));
+    run.set("web", &[0]);
+    assert_eq!(run.settle(&place), ["+shardway-web-v4"]);
+    run.world.keep(&needs().gateway);
+    run.world.set(&needs().gateway, None);
+    assert_eq!(run.settle(&place), ["-shardway-web", "-shardway-web-v4"]);
+}
