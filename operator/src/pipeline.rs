@@ -229,5 +229,6 @@ impl Pipeline {
         published.gateways = self.index.gateways().len();
         published.routes = self.index.routes().len();
         published.rejected = self.index.rejections().len();
+        published.moving = self.moving.counts();
     }
 }

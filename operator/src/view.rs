@@ -26,6 +26,8 @@ pub(crate) struct Published {
     pub(crate) gateways: usize,
     pub(crate) routes: usize,
     pub(crate) rejected: usize,
+    /// Gateways that wait to move, and that are moving.
+    pub(crate) moving: (usize, usize),
 }
 
 /// Everything that the endpoint reads.
@@ -298,6 +300,10 @@ impl Source for PipelineMetrics {
             published.routes as f64,
         );
         sink.gauge(names::OBJECTS_REJECTED, &[], published.rejected as f64);
+        let (queued, under_way) = published.moving;
+        for (step, count) in [("queued", queued), ("under_way", under_way)] {
+            sink.gauge(names::GATEWAYS_MOVING, &[("step", step)], count as f64);
+        }
         let mut value = HistogramValue::default();
         self.translate.add_to(&mut value);
         sink.histogram(names::TRANSLATE_DURATION, &[], &value);

@@ -108,6 +108,8 @@ metrics! {
         "Objects that cannot be taken, by kind.";
     OBJECTS_QUARANTINED = "shardway_objects_quarantined", "shardway.objects.quarantined", "{object}",
         "Objects whose translation panicked and that are left out until they change.";
+    GATEWAYS_MOVING = "shardway_placement_gateways_moving", "shardway.placement.gateways.moving", "{gateway}",
+        "Gateways whose shards change because the pool has, by step: queued, under_way.";
     STREAMS_CONNECTED = "shardway_distribute_streams", "shardway.distribute.streams", "{stream}",
         "Shards connected to this operator.";
     ROLLOUTS_WAITING = "shardway_distribute_rollouts_waiting", "shardway.distribute.rollouts.waiting", "{gateway}",

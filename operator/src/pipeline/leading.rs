@@ -68,6 +68,7 @@ impl Pipeline {
         self.distributor.lead(false);
         self.lead_services(false);
         self.put_off.clear();
+        self.moving.clear();
         self.unavailable.clear();
         self.refused.clear();
         self.blocked = None;

@@ -47,6 +47,16 @@ impl Moving {
         }
     }
 
+    /// Another replica leads: moves are its to go on with.
+    pub(super) fn clear(&mut self) {
+        self.moves.clear();
+    }
+
+    /// Gateways that wait to move, and that are moving.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        self.moves.counts()
+    }
+
     /// These shards serve what is active of a Gateway that moves.
     pub(super) fn serving(
         &mut self,
