@@ -31,6 +31,8 @@ use crate::world::World;
 const AT_ONCE: usize = 16;
 /// News that are taken before anything is written.
 const NEWS_AT_ONCE: usize = 512;
+/// Places that are looked at before other tasks have their turn; most have nothing to write after a change of leaders.
+const LOOKED_AT_ONCE: usize = 64;
 /// When a node that could not be read is asked for again.
 const NODE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -127,10 +129,14 @@ impl Actor {
             }
             // After a start slices without zones would be written, and then written back.
             self.has_zones |= self.world.is_listed() && zones.is_empty();
+            let mut looks = LOOKED_AT_ONCE;
             while self.has_zones && jobs.len() < AT_ONCE {
-                let Some(job) = self.next_job() else { break };
+                let Some(job) = self.next_job(&mut looks) else {
+                    break;
+                };
                 jobs.push(job);
             }
+            let is_early = looks == 0;
             let waiting = self.queue.len() as u64;
             self.counts.waiting.store(waiting, Ordering::Relaxed);
             let next = self.next_observed();
@@ -165,6 +171,7 @@ impl Actor {
                     }
                 }
                 () = sleep_until(due) => {}
+                () = tokio::task::yield_now(), if is_early => {}
             }
         }
     }
@@ -236,13 +243,14 @@ impl Actor {
         }
     }
 
-    /// The next place where something is to be written.
-    fn next_job(&mut self) -> Option<impl Future<Output = Done> + Send + use<>> {
+    /// The next place where something is to be written; none as well when too many had nothing.
+    fn next_job(&mut self, looks: &mut usize) -> Option<impl Future<Output = Done> + Send + use<>> {
         if !self.leads || !self.world.is_listed() {
             return None;
         }
-        loop {
+        while *looks > 0 {
             let place = self.queue.next(Instant::now())?;
+            *looks -= 1;
             let writes = self.world.plan(&place);
             if writes.is_empty() {
                 self.queue.settle(&place);
@@ -257,6 +265,7 @@ impl Actor {
                 writes,
             ));
         }
+        None
     }
 
     fn take(&mut self, done: Done) {

@@ -178,3 +178,39 @@ async fn who_does_not_lead_any_more_writes_nothing_and_begins_anew() {
     fake.gone(SERVICES, "shardway-web").await;
     fake.gone(SLICES, "shardway-web-v4").await;
 }
+
+/// More than are looked at in one go, and all but one as they should be.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_looks_at_all_and_writes_what_differs() {
+    let fake = Fake::new();
+    let gateways: Vec<GatewayNeeds> = (0..300)
+        .map(|number| {
+            let mut needs = needs();
+            needs.gateway.name = format!("web-{number}");
+            needs
+        })
+        .collect();
+    let (infrastructure, mut observed) = start(&fake);
+    infrastructure.lead(true);
+    for needs in &gateways {
+        infrastructure.set(needs.gateway.clone(), Some(needs.clone()));
+    }
+    for _ in &gateways {
+        told(&mut observed, is_led).await;
+    }
+    let before = fake.writes().len();
+    assert_eq!(before, 2 * gateways.len());
+    drop(infrastructure);
+    let (infrastructure, mut observed) = start(&fake);
+    infrastructure.lead(true);
+    for needs in &gateways {
+        infrastructure.set(needs.gateway.clone(), Some(needs.clone()));
+    }
+    let mut last = gateways[299].clone();
+    last.gateway.name = "one-more".into();
+    infrastructure.set(last.gateway.clone(), Some(last.clone()));
+    for _ in 0..=gateways.len() {
+        told(&mut observed, is_led).await;
+    }
+    assert_eq!(fake.writes().len(), before + 2);
+}

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
 /// Events of a watch that wait.
-const EVENTS_MAX: usize = 64;
+const EVENTS_MAX: usize = 4096;
 
 type Answer = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
@@ -217,6 +217,7 @@ impl State {
 
     fn tell(&mut self, kind: &str, event: &str, object: &Value) {
         let line = json!({"type": event, "object": object}).to_string() + "\n";
+        self.watches.retain(|(_, watch)| !watch.is_closed());
         let watches = self.watches.iter().filter(|(of, _)| of == kind);
         for (_, watch) in watches {
             watch.try_send(Bytes::from(line.clone())).unwrap();
