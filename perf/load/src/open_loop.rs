@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,8 +49,8 @@ pub struct Settings {
 /// How a request fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// No new connection.
-    Connect,
+    /// No new connection, and why.
+    Connect(ErrorKind),
     /// The connection broke before the answer was whole.
     Broken,
     /// No answer in time.
@@ -63,7 +64,7 @@ pub enum Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect => f.write_str("no new connection"),
+            Self::Connect(error) => write!(f, "no new connection ({error})"),
             Self::Broken => f.write_str("connection broke while in flight"),
             Self::Late => f.write_str("no answer in time"),
             Self::Status(status) => write!(f, "status {status}"),
@@ -234,11 +235,11 @@ async fn ask(
 async fn connect(target: &Target) -> Result<Sender, Kind> {
     let stream = TcpStream::connect(target.address)
         .await
-        .map_err(|_| Kind::Connect)?;
+        .map_err(|error| Kind::Connect(error.kind()))?;
     let _ = stream.set_nodelay(true);
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| Kind::Connect)?;
+        .map_err(|_| Kind::Broken)?;
     tokio::task::spawn_local(connection);
     Ok(sender)
 }
@@ -308,7 +309,8 @@ mod tests {
             until_sent(&settings, Duration::from_millis(300)).await
         });
         assert_eq!(report.failed, report.sent, "{report:?}");
-        for kind in [Kind::Connect, Kind::Broken, Kind::Status(503)] {
+        let refused = Kind::Connect(ErrorKind::ConnectionRefused);
+        for kind in [refused, Kind::Broken, Kind::Status(503)] {
             assert!(report.failures.iter().any(|f| f.kind == kind), "{kind}");
         }
     }
