@@ -136,15 +136,12 @@ impl Lead {
                 self.rollout.busy(&gateway, revision, by, now);
                 Vec::new()
             }
-            Event::Refused(refusal) => {
-                self.refused(refusal).await;
-                Vec::new()
-            }
+            Event::Refused(refusal) => self.refused(refusal, now).await,
         };
         self.act(actions).await;
     }
 
-    async fn refused(&mut self, refusal: Refusal) {
+    async fn refused(&mut self, refusal: Refusal, now: Duration) -> Vec<Action> {
         let Refusal {
             shard,
             gateway,
@@ -155,7 +152,7 @@ impl Lead {
             message,
         } = refusal;
         tracing::warn!(%shard, %gateway, %revision, ?listener, ?entry, error = message, "revision refused");
-        self.rollout.refused(shard, &gateway, revision);
+        let actions = self.rollout.refused(shard, &gateway, revision, now);
         let report = RolloutReport::Refused {
             gateway,
             revision,
@@ -167,6 +164,7 @@ impl Lead {
         };
         // The receiver ends with the process.
         let _ = self.reports.send(report).await;
+        actions
     }
 
     /// Looks at deadlines and counts.

@@ -16,7 +16,8 @@
 //!
 //! Fencing takes a silent shard out of a rollout, never out of service here: at most half of a Gateway's shards, a
 //! quarter of the pool (one at least), never the last. A fenced shard that answers for what is active is back.
-//! While a Gateway moves, shards that join and leave are waited for as the others are; they do not count among its shards.
+//! While a Gateway moves, shards that join and leave are waited for as the others are, unless they refuse; they do not count
+//! among its shards.
 //! For [`RECONNECT_WITHIN`] after the start, shards that were not seen yet count as live: the first one to come does not
 //! decide alone.
 
@@ -263,10 +264,18 @@ impl Rollout {
     }
 
     /// A shard cannot serve a revision.
-    pub fn refused(&mut self, shard: ShardId, gateway: &GatewayKey, revision: Revision) {
-        if let Some(progress) = self.gateways.get_mut(gateway) {
-            progress.refused(shard, revision);
-        }
+    pub fn refused(
+        &mut self,
+        shard: ShardId,
+        gateway: &GatewayKey,
+        revision: Revision,
+        now: Duration,
+    ) -> Vec<Action> {
+        let Some(progress) = self.gateways.get_mut(gateway) else {
+            return Vec::new();
+        };
+        progress.refused(shard, revision);
+        self.step(gateway, now)
     }
 
     /// A shard needs longer.
@@ -326,6 +335,7 @@ impl Rollout {
         let shards = progress.shards.iter().copied();
         shards
             .filter(|shard| there(shard) && !self.fenced.contains(shard))
+            .filter(|shard| !progress.is_hindered(*shard))
             .collect()
     }
 

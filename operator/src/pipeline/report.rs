@@ -1,6 +1,6 @@
 //! What shards say of a rollout, and which statuses that changes.
 
-use api::RouteKey;
+use api::{RouteKey, ShardId};
 use operator_distribute::RolloutReport;
 use operator_translate::status::gateway_object;
 
@@ -47,6 +47,15 @@ impl Pipeline {
                 // Without this entry the rest could be served.
                 entry: _,
             } => {
+                let is_of_its_shards = |all: &[ShardId]| all.contains(&shard);
+                if !self
+                    .allocator
+                    .shards(&gateway)
+                    .is_some_and(is_of_its_shards)
+                {
+                    // It joins or leaves: clients are not led there, and the others serve on.
+                    return;
+                }
                 let text = format!("{shard}: {message}");
                 let news =
                     self.progress

@@ -159,6 +159,13 @@ impl Progress {
         (self.prepare_by, self.acknowledge_by) = (None, None);
     }
 
+    /// Whether a shard that joins or leaves cannot serve the newest that it was asked for: clients are not led there, and nobody
+    /// waits for it.
+    pub(super) fn is_hindered(&self, shard: ShardId) -> bool {
+        let prepared = self.prepared.get(&shard).copied().unwrap_or_default();
+        !self.led_to.contains(&shard) && self.refused.get(&shard).is_some_and(|at| *at > prepared)
+    }
+
     /// What a shard said on a stream that is no more.
     pub(super) fn forget(&mut self, shard: ShardId) {
         self.prepared.remove(&shard);

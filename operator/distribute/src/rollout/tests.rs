@@ -80,7 +80,7 @@ fn a_refused_revision_waits_for_a_newer_one() {
     let mut rollout = rollout(2);
     commit(&mut rollout, 5, MS);
     rollout.prepared(ShardId(0), &gateway(), Revision(5), MS);
-    rollout.refused(ShardId(1), &gateway(), Revision(5));
+    rollout.refused(ShardId(1), &gateway(), Revision(5), MS);
     assert_eq!(rollout.tick(MS * 1000), []);
     commit(&mut rollout, 7, MS * 1001);
     rollout.prepared(ShardId(0), &gateway(), Revision(7), MS * 1002);
@@ -234,7 +234,7 @@ fn nothing_is_kept_of_gateways_that_are_gone_or_were_never_there() {
     let other = GatewayKey::new("team-b", "web");
     rollout.prepared(ShardId(0), &other, Revision(5), MS);
     rollout.acknowledged(ShardId(0), &other, Revision(5), MS);
-    rollout.refused(ShardId(0), &other, Revision(5));
+    rollout.refused(ShardId(0), &other, Revision(5), MS);
     rollout.busy(&other, Revision(5), MS, MS);
     rollout.placed(&other, &Placed::default(), Revision(2), MS);
     assert_eq!(rollout.gateways.len(), 1);
@@ -391,6 +391,32 @@ fn a_shard_that_joins_is_waited_for_and_fenced_without_being_missed() {
     let actions = rollout.acknowledged(ShardId(2), &gateway(), Revision(8), MS * 600);
     assert_eq!(actions, [moving(7, &[0, 1, 2])]);
     assert_eq!(rollout.fenced(), 0);
+}
+
+#[test]
+fn a_shard_that_joins_and_cannot_serve_holds_nobody_back() {
+    let mut rollout = serving();
+    rollout.connected(ShardId(2), MS * 4);
+    place(&mut rollout, &[0, 1], &[2], 7);
+    commit(&mut rollout, 8, MS * 20);
+    rollout.prepared(ShardId(0), &gateway(), Revision(8), MS * 21);
+    assert_eq!(
+        rollout.refused(ShardId(2), &gateway(), Revision(8), MS * 21),
+        []
+    );
+    let actions = rollout.prepared(ShardId(1), &gateway(), Revision(8), MS * 22);
+    assert_eq!(actions, [Action::Activate(gateway(), Revision(8))]);
+    // Once it can serve something newer, it is waited for again.
+    rollout.activated(&gateway(), Revision(8), false, MS * 23);
+    commit(&mut rollout, 9, MS * 30);
+    rollout.prepared(ShardId(2), &gateway(), Revision(9), MS * 33);
+    commit(&mut rollout, 10, MS * 40);
+    rollout.prepared(ShardId(0), &gateway(), Revision(10), MS * 41);
+    let actions = rollout.prepared(ShardId(1), &gateway(), Revision(10), MS * 41);
+    assert_eq!(actions, [Action::Activate(gateway(), Revision(9))]);
+    // And holds back no longer when it refuses last.
+    let actions = rollout.refused(ShardId(2), &gateway(), Revision(10), MS * 42);
+    assert_eq!(actions, [Action::Activate(gateway(), Revision(10))]);
 }
 
 #[derive(Debug, Clone)]
