@@ -34,6 +34,8 @@ pub(crate) struct Services {
     has: BTreeMap<GatewayKey, Observed>,
     /// Gateways whose needs may be others than were told.
     stale: BTreeSet<GatewayKey>,
+    /// What was told while this replica leads.
+    told: BTreeMap<GatewayKey, GatewayNeeds>,
 }
 
 /// What the infrastructure has to say.
@@ -71,6 +73,7 @@ impl Services {
             settings: ServiceSettings::default(),
             has: BTreeMap::new(),
             stale: BTreeSet::new(),
+            told: BTreeMap::new(),
         })
     }
 
@@ -183,6 +186,7 @@ impl Pipeline {
             return;
         };
         services.stale.clear();
+        services.told.clear();
         if leads {
             services.stale = self.translation.gateways().cloned().collect();
         }
@@ -207,10 +211,20 @@ impl Pipeline {
         for gateway in std::mem::take(&mut services.stale) {
             if self.translation.gateway_status(&gateway).is_none() {
                 services.has.remove(&gateway);
+                services.told.remove(&gateway);
                 services.infrastructure.set(gateway, None);
-            } else if let Some(needs) = self.needs(&services.settings, &gateway) {
-                services.infrastructure.set(gateway, Some(needs));
+                continue;
             }
+            let asked = self.asked(&services.settings, &gateway);
+            // One that asks for what it cannot have is served as it was; nobody knows how that was after a restart, so that
+            // just its address stays.
+            let Some(asked) = asked.or_else(|| services.told.remove(&gateway)) else {
+                services.infrastructure.keep(gateway);
+                continue;
+            };
+            let needs = self.served(asked);
+            services.told.insert(gateway.clone(), needs.clone());
+            services.infrastructure.set(gateway, Some(needs));
         }
         self.services = Some(services);
         self.tell_pool();
@@ -238,8 +252,8 @@ impl Pipeline {
         }
     }
 
-    /// What a Gateway needs; none for one that asks for what it cannot have: then what it has stays.
-    fn needs(&self, settings: &ServiceSettings, gateway: &GatewayKey) -> Option<GatewayNeeds> {
+    /// What a Gateway asks for, without where it is served; none for one that asks for what it cannot have.
+    fn asked(&self, settings: &ServiceSettings, gateway: &GatewayKey) -> Option<GatewayNeeds> {
         let wants = self.translation.infrastructure(gateway)?;
         let settings = match &wants.parameters {
             None => settings.clone(),
@@ -252,6 +266,26 @@ impl Pipeline {
                 }
             },
         };
+        let addresses = wants.addresses.iter().map(|address| WantedAddress {
+            type_: address.kind.clone(),
+            value: address.value.clone().unwrap_or_default(),
+        });
+        Some(GatewayNeeds {
+            gateway: gateway.clone(),
+            uid: wants.uid.clone(),
+            ports: BTreeMap::new(),
+            shards: Vec::new(),
+            leaving: Vec::new(),
+            labels: wants.labels.clone(),
+            annotations: wants.annotations.clone(),
+            addresses: addresses.collect(),
+            settings,
+        })
+    }
+
+    /// The same with where it is served now.
+    fn served(&self, asked: GatewayNeeds) -> GatewayNeeds {
+        let gateway = &asked.gateway;
         let left_out = self.left_out(gateway);
         let bindings = self.allocator.bindings(gateway).into_iter().flatten();
         let ports = bindings
@@ -267,20 +301,11 @@ impl Pipeline {
         let placement = self.allocator.placement(gateway).filter(|_| is_active);
         let (shards, leaving) =
             placement.map_or_else(Default::default, |placed| (placed.shards, placed.leaving));
-        let addresses = wants.addresses.iter().map(|address| WantedAddress {
-            type_: address.kind.clone(),
-            value: address.value.clone().unwrap_or_default(),
-        });
-        Some(GatewayNeeds {
-            gateway: gateway.clone(),
-            uid: wants.uid.clone(),
+        GatewayNeeds {
             ports,
             shards,
             leaving,
-            labels: wants.labels.clone(),
-            annotations: wants.annotations.clone(),
-            addresses: addresses.collect(),
-            settings,
-        })
+            ..asked
+        }
     }
 }
