@@ -53,7 +53,41 @@ impl Scene {
                 Ok(self.get(&target.host, target.address))
             })?;
         }
+        self.forget_the_dead()?;
         println!("fault: the quickstart answers");
+        Ok(())
+    }
+
+    /// Takes away what the kernel's translation of addresses remembers of pods that are gone, as an earlier crash leaves it.
+    fn forget_the_dead(&self) -> anyhow::Result<()> {
+        let pods = self.cluster.kubectl(&[
+            "get",
+            "pods",
+            "-A",
+            "-o",
+            "jsonpath={range .items[*].status.podIPs[*]}{.ip}{\"\\n\"}{end}",
+        ])?;
+        let alive: Vec<&str> = pods.lines().collect();
+        let mut list = self.cluster.command("conntrack");
+        let list = list
+            .args(["-L", "-p", "tcp"])
+            .output()
+            .context("start conntrack")?;
+        let text = String::from_utf8_lossy(&list.stdout).into_owned();
+        // The second source of a line is who answers.
+        let mut dead: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split("src=").nth(2)?.split_whitespace().next())
+            .filter(|address| address.starts_with("10.244.") && *address != "10.244.0.1")
+            .filter(|address| !alive.contains(address))
+            .collect();
+        dead.sort_unstable();
+        dead.dedup();
+        for address in dead {
+            let mut forget = self.cluster.command("conntrack");
+            forget.args(["-D", "-p", "tcp", "--reply-src", address]);
+            forget.output().context("start conntrack")?;
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 /// Requests that may wait for an answer at a time; one more fails as [`Kind::Shed`].
 const WAITING_MAX: usize = 2_000;
@@ -25,6 +25,9 @@ const WAITING_MAX: usize = 2_000;
 const FAILURES_MAX: usize = 10_000;
 /// Connections that are kept for each target.
 const KEPT: usize = 16;
+/// Ports that connections come from, one after the other. One that comes back soon would lead a new connection to where the
+/// kernel's translation of addresses sent the old one, which may be gone without a word.
+const PORTS: std::ops::Range<u16> = 10_000..61_000;
 
 /// Where requests go.
 #[derive(Debug, Clone)]
@@ -114,6 +117,7 @@ pub async fn run(settings: &Settings, stop: &AtomicBool) -> Report {
             slowest: Duration::ZERO,
         },
         waiting: 0,
+        port: first_port(),
         kept: settings.targets.iter().map(|_| VecDeque::new()).collect(),
     }));
     let gap = Duration::from_secs(1) / settings.per_sec.max(1);
@@ -162,6 +166,8 @@ type Sender = SendRequest<Empty<Bytes>>;
 struct Sent {
     report: Report,
     waiting: usize,
+    /// Where the next connection comes from.
+    port: u16,
     /// Idle connections, the one that was used last at the end.
     kept: Vec<VecDeque<Sender>>,
 }
@@ -204,7 +210,7 @@ async fn ask(
     };
     let mut sender = match idle {
         Some(sender) => sender,
-        None => connect(target).await?,
+        None => connect(state, target).await?,
     };
     let mut request = Request::get("/").header(header::HOST, &target.host);
     if !keep {
@@ -232,16 +238,48 @@ async fn ask(
     Ok(())
 }
 
-async fn connect(target: &Target) -> Result<Sender, Kind> {
-    let stream = TcpStream::connect(target.address)
-        .await
-        .map_err(|error| Kind::Connect(error.kind()))?;
+/// Another one for each run, so that those of the last are left alone.
+fn first_port() -> u16 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let offset = now.as_secs() * 997 % u64::from(PORTS.end - PORTS.start);
+    PORTS.start + u16::try_from(offset).unwrap_or_default()
+}
+
+async fn connect(state: &Rc<RefCell<Sent>>, target: &Target) -> Result<Sender, Kind> {
+    let failed = |error: std::io::Error| Kind::Connect(error.kind());
+    let socket = bound(state, target.address).map_err(failed)?;
+    let stream = socket.connect(target.address).await.map_err(failed)?;
     let _ = stream.set_nodelay(true);
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Kind::Broken)?;
     tokio::task::spawn_local(connection);
     Ok(sender)
+}
+
+/// A socket on the next port that is free.
+fn bound(state: &Rc<RefCell<Sent>>, to: SocketAddr) -> std::io::Result<TcpSocket> {
+    let mut last = ErrorKind::AddrInUse.into();
+    for _ in 0..100 {
+        let port = {
+            let state = &mut *state.borrow_mut();
+            state.port += 1;
+            if !PORTS.contains(&state.port) {
+                state.port = PORTS.start;
+            }
+            state.port
+        };
+        let (socket, any): (_, IpAddr) = match to {
+            SocketAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into()),
+            SocketAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::UNSPECIFIED.into()),
+        };
+        socket.set_reuseaddr(true)?;
+        match socket.bind((any, port).into()) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 #[cfg(test)]
