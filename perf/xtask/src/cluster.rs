@@ -117,3 +117,40 @@ fn programs(arguments: &mut Vec<OsString>) -> Result<PathBuf, String> {
 fn home() -> PathBuf {
     absolute_target().join("cluster")
 }
+
+/// What a node does first: namespaces, mounts, an overlay, a cgroup.
+const PROBE: &str = "
+    mount -t tmpfs shardway-probe /mnt
+    mkdir /mnt/lower /mnt/upper /mnt/work /mnt/merged
+    mount -t overlay shardway-probe -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/merged
+    groups=/sys/fs/cgroup
+    test -f $groups/cgroup.controllers || groups=$groups/memory
+    mkdir $groups/shardway-probe
+    rmdir $groups/shardway-probe
+";
+
+/// Why no cluster can be started here, if so: not root, a container without the rights, no Go.
+pub(crate) fn reason_against() -> Option<String> {
+    if !setup::is_root() {
+        return Some("it needs root, for namespaces, mounts and cgroups".into());
+    }
+    let unshare = ["--net", "--mount", "--propagation", "private"];
+    let probe = Command::new("unshare")
+        .args(unshare)
+        .args(["sh", "-euc", PROBE])
+        .output();
+    match probe {
+        Err(error) => return Some(format!("unshare cannot be run: {error}")),
+        Ok(output) if !output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Some(format!(
+                "namespaces, mounts or cgroups cannot be made here: {}",
+                said.trim()
+            ));
+        }
+        Ok(_) => {}
+    }
+    let go = Command::new("go").arg("version").output();
+    go.is_err()
+        .then(|| "Kubernetes is built with Go, which is not here".into())
+}

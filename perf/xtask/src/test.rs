@@ -93,10 +93,8 @@ fn tests(which: &[&str]) -> Result<(), String> {
 
 /// Tests with a real Kubernetes, then faults under traffic.
 fn in_a_cluster() -> Result<(), String> {
-    if !setup::is_root() {
-        println!(
-            "xtask: skipped: tests in a cluster need root, for namespaces, mounts and cgroups"
-        );
+    if let Some(reason) = cluster::reason_against() {
+        println!("xtask: skipped: tests in a cluster: {reason}");
         return Ok(());
     }
     stage("cluster set-up", || {
