@@ -18,7 +18,7 @@ use crate::watched::Seen;
 const AGAIN: (Duration, Duration) = if cfg!(test) {
     (Duration::from_millis(1), Duration::from_millis(50))
 } else {
-    (Duration::from_millis(200), Duration::from_secs(30))
+    (Duration::from_millis(200), Duration::from_secs(5))
 };
 /// An API server that has just started refuses whom it does not know yet: that often in a row is an answer.
 const FORBIDDEN_TRIES: u32 = 6;
