@@ -6,14 +6,18 @@
 // A harness for tests: what cannot be done is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod programs;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use programs::{Programs, example};
 
 /// Longest wait for any condition.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,26 +56,23 @@ pub struct Up {
 
 impl Up {
     /// Starts `up` on a copy of an example, at addresses and echo ports of its own.
-    pub fn start(example: &str) -> Self {
-        Self::start_at(example, None)
+    pub fn start(name: &str) -> Self {
+        Self::start_at(name, None)
     }
 
     /// The same with a data folder elsewhere.
-    pub fn start_in(example: &str, data: PathBuf) -> Self {
-        Self::start_at(example, Some(data))
+    pub fn start_in(name: &str, data: PathBuf) -> Self {
+        Self::start_at(name, Some(data))
     }
 
-    fn start_at(example: &str, data: Option<PathBuf>) -> Self {
+    fn start_at(name: &str, data: Option<PathBuf>) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         // Beside other test programs and a user's own `up`: 127.(100 + pid part).N.0/24.
         let range = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("manifests");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../api/examples")
-            .join(example);
         fs::create_dir(&folder).unwrap();
-        for entry in fs::read_dir(source).unwrap() {
+        for entry in fs::read_dir(example(name)).unwrap() {
             let entry = entry.unwrap();
             let text = fs::read_to_string(entry.path()).unwrap();
             // Echo backends of this test alone: 9001 becomes another port.
@@ -81,16 +82,12 @@ impl Up {
             );
             fs::write(folder.join(entry.file_name()), text).unwrap();
         }
-        let bin = PathBuf::from(
-            std::env::var_os("SHARDWAY_BIN_DIR")
-                .expect("SHARDWAY_BIN_DIR names the folder of the programs; run cargo xtask test"),
-        );
         let mut up = Self {
             child: None,
             folder,
             data: data.unwrap_or_else(|| root.path().join("data")),
             output: root.path().join("output"),
-            bin,
+            bin: programs::bin(),
             range,
             _root: root,
         };

@@ -4,23 +4,21 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use perf_e2e::wait_for;
+use perf_e2e::{Programs, example, wait_for};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// Shards that run all the time, whatever the pool's size.
 const SHARDS: u32 = 4;
 
 /// Processes that end with the test.
 struct Pool {
-    root: TempDir,
-    bin: PathBuf,
+    programs: Programs,
     stream: u16,
     operator: Option<Child>,
     shards: Vec<Child>,
@@ -33,12 +31,9 @@ fn range() -> String {
 
 impl Pool {
     fn start() -> Self {
-        let bin = std::env::var_os("SHARDWAY_BIN_DIR")
-            .expect("SHARDWAY_BIN_DIR names the folder of the programs; run cargo xtask test");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
         let mut pool = Self {
-            root: tempfile::tempdir().unwrap(),
-            bin: bin.into(),
+            programs: Programs::new(),
             stream: port.unwrap().port(),
             operator: None,
             shards: Vec::new(),
@@ -46,39 +41,15 @@ impl Pool {
         // Certificates are made for as many shards as there will ever be.
         pool.resize(SHARDS, 2);
         for shard in 0..SHARDS {
-            let arguments = [
-                format!("--operator=127.0.0.1:{}", pool.stream),
-                format!("--id={shard}"),
-                format!("--data={}", pool.path("shards").display()),
-                format!("--tls-dir={}", pool.path("tls").display()),
-                format!("--target-address={}.{}", range(), 240 + shard),
-                "--workers=1".to_owned(),
-                "--access-log=false".to_owned(),
-            ];
-            let child = pool.spawn("shard-proxy", &arguments, &format!("shard-{shard}.log"));
+            let operator = format!("127.0.0.1:{}", pool.stream);
+            let child = pool.programs.shard(shard, &operator, &range());
             pool.shards.push(child);
         }
         pool
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn spawn(&self, program: &str, arguments: &[String], log: &str) -> Child {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path(log))
-            .unwrap();
-        Command::new(self.bin.join(program))
-            .args(arguments)
-            .args(["--exit-with-parent"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        self.programs.path(name)
     }
 
     /// Starts the operator anew, with another size of the pool.
@@ -87,9 +58,8 @@ impl Pool {
             before.kill().unwrap();
             before.wait().unwrap();
         }
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../api/examples/quickstart");
         let arguments = [
-            format!("--source=dir:{}", example.display()),
+            format!("--source=dir:{}", example("quickstart").display()),
             format!("--data={}", self.path("operator").display()),
             format!("--tls-dir={}", self.path("tls").display()),
             format!("--stream=127.0.0.1:{}", self.stream),
@@ -97,7 +67,8 @@ impl Pool {
             format!("--shards={shards}"),
             format!("--shards-per-gateway={of_each}"),
         ];
-        self.operator = Some(self.spawn("operator", &arguments, "operator.log"));
+        let operator = self.programs.spawn("operator", &arguments, "operator.log");
+        self.operator = Some(operator);
     }
 
     fn ask(&self, path: &str) -> Option<Value> {

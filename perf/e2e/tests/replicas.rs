@@ -4,17 +4,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 
-use perf_e2e::wait_for;
+use perf_e2e::{Programs, example, wait_for};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// Processes that end with the test.
 struct Group {
-    root: TempDir,
-    bin: PathBuf,
+    programs: Programs,
     operators: Vec<Option<Child>>,
     shards: Vec<Child>,
     peers: Vec<u16>,
@@ -51,21 +49,17 @@ fn range() -> String {
 
 impl Group {
     fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let bin = std::env::var_os("SHARDWAY_BIN_DIR")
-            .expect("SHARDWAY_BIN_DIR names the folder of the programs; run cargo xtask test");
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../api/examples/quickstart");
-        fs::create_dir(root.path().join("manifests")).unwrap();
-        for entry in fs::read_dir(example).unwrap() {
+        let programs = Programs::new();
+        fs::create_dir(programs.path("manifests")).unwrap();
+        for entry in fs::read_dir(example("quickstart")).unwrap() {
             let entry = entry.unwrap();
-            let to = root.path().join("manifests").join(entry.file_name());
+            let to = programs.path("manifests").join(entry.file_name());
             let text = fs::read_to_string(entry.path()).unwrap();
             let name = entry.file_name().to_string_lossy().into_owned();
             fs::write(to, with_metadata(&text, &name)).unwrap();
         }
         let mut group = Self {
-            root,
-            bin: bin.into(),
+            programs,
             operators: vec![None, None, None],
             shards: Vec::new(),
             peers: free_ports(3),
@@ -81,27 +75,11 @@ impl Group {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.programs.path(name)
     }
 
     fn data(&self, ordinal: usize) -> PathBuf {
         self.path(&format!("operator-{ordinal}"))
-    }
-
-    fn spawn(&self, program: &str, arguments: &[String], log: &str) -> Child {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path(log))
-            .unwrap();
-        Command::new(self.bin.join(program))
-            .args(arguments)
-            .args(["--exit-with-parent"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
     }
 
     fn start_operator(&mut self, ordinal: usize) {
@@ -122,7 +100,8 @@ impl Group {
             format!("--peers={}", peers.join(",")),
             format!("--address-range={}.0/24", range()),
         ];
-        let child = self.spawn("operator", &arguments, &format!("operator-{ordinal}.log"));
+        let log = format!("operator-{ordinal}.log");
+        let child = self.programs.spawn("operator", &arguments, &log);
         self.operators[ordinal] = Some(child);
     }
 
@@ -132,16 +111,7 @@ impl Group {
             .iter()
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        let arguments = [
-            format!("--operator={}", operators.join(",")),
-            format!("--id={shard}"),
-            format!("--data={}", self.path("shards").display()),
-            format!("--tls-dir={}", self.path("tls").display()),
-            format!("--target-address={}.{}", range(), 240 + shard),
-            "--workers=1".to_owned(),
-            "--access-log=false".to_owned(),
-        ];
-        let child = self.spawn("shard-proxy", &arguments, &format!("shard-{shard}.log"));
+        let child = self.programs.shard(shard, &operators.join(","), &range());
         self.shards.push(child);
     }
 
