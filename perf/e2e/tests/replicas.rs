@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use perf_e2e::{Programs, example, wait_for};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use serde_json::Value;
 /// Processes that end with the test.
 struct Group {
     programs: Programs,
+    range: String,
     operators: Vec<Option<Child>>,
     shards: Vec<Child>,
     peers: Vec<u16>,
@@ -42,9 +44,11 @@ fn with_metadata(text: &str, file: &str) -> String {
     documents.concat()
 }
 
-/// The address range of this test.
+/// The start of an address range that no other test has.
 fn range() -> String {
-    format!("127.{}.250", 100 + std::process::id() % 100)
+    static NEXT: AtomicU8 = AtomicU8::new(252);
+    let own = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{own}", 100 + std::process::id() % 100)
 }
 
 impl Group {
@@ -60,6 +64,7 @@ impl Group {
         }
         let mut group = Self {
             programs,
+            range: range(),
             operators: vec![None, None, None],
             shards: Vec::new(),
             peers: free_ports(3),
@@ -98,7 +103,7 @@ impl Group {
             format!("--ordinal={ordinal}"),
             "--replicas=3".to_owned(),
             format!("--peers={}", peers.join(",")),
-            format!("--address-range={}.0/24", range()),
+            format!("--address-range={}.0/24", self.range),
         ];
         let log = format!("operator-{ordinal}.log");
         let child = self.programs.spawn("operator", &arguments, &log);
@@ -111,7 +116,9 @@ impl Group {
             .iter()
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        let child = self.programs.shard(shard, &operators.join(","), &range());
+        let child = self
+            .programs
+            .shard(shard, &operators.join(","), &self.range);
         self.shards.push(child);
     }
 
