@@ -25,7 +25,9 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The EndpointSlices that a Gateway is to have: for each family one, and more when it has many shards. None without a
 /// valid listener.
 ///
-/// A shard that leaves, and one whose pod ends, is not ready but serves on, and is used only when nothing else is there.
+/// A shard that leaves, and one whose pod ends, is not ready but serves on, and is used only when nothing else is there. When no
+/// shard is said to be ready, those that run count as ready: after an outage of the API server, Kubernetes calls every pod not
+/// ready until its node is heard of again, while all of them serve.
 pub fn endpoint_slices(
     pool: &PoolKey,
     needs: &GatewayNeeds,
@@ -100,9 +102,14 @@ fn endpoints(
     let mut shards: BTreeMap<ShardId, bool> = BTreeMap::new();
     shards.extend(needs.leaving.iter().map(|shard| (*shard, true)));
     shards.extend(needs.shards.iter().map(|shard| (*shard, false)));
+    let is_sound = |shard: &ShardId| {
+        pods.get(shard)
+            .is_some_and(|of| of.ready && !of.terminating)
+    };
+    let none_is_ready = !needs.shards.iter().any(is_sound);
     let mut endpoints: Vec<Endpoint> = shards
         .into_iter()
-        .filter_map(|(shard, leaves)| endpoint(pods.get(&shard)?, leaves, of))
+        .filter_map(|(shard, leaves)| endpoint(pods.get(&shard)?, leaves, none_is_ready, of))
         .collect();
     if let Some(distribution) = needs.settings.traffic_distribution {
         hint(&mut endpoints, distribution);
@@ -110,19 +117,16 @@ fn endpoints(
     endpoints
 }
 
-fn endpoint(pod: &ShardPod, leaves: bool, of: Family) -> Option<Endpoint> {
+fn endpoint(pod: &ShardPod, leaves: bool, none_is_ready: bool, of: Family) -> Option<Endpoint> {
     let address = pod.ips.iter().find(|ip| family(**ip) == of)?;
+    let ready = pod.ready || (none_is_ready && pod.running);
     // A shard says that it is not ready as soon as it is told to end, while it still serves.
-    let serving = if pod.terminating {
-        pod.running
-    } else {
-        pod.ready
-    };
+    let serving = if pod.terminating { pod.running } else { ready };
     let ends = leaves || pod.terminating;
     Some(Endpoint {
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
-            ready: Some(pod.ready && !ends),
+            ready: Some(ready && !ends),
             serving: Some(serving),
             terminating: Some(ends),
         }),

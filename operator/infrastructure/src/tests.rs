@@ -338,6 +338,43 @@ fn slices_list_shards_with_what_becomes_of_them() {
 }
 
 #[test]
+fn running_shards_stay_when_all_are_called_not_ready() {
+    let mut needs = needs();
+    needs.shards = vec![ShardId(0), ShardId(1), ShardId(2)];
+    let ready = |pods: [ShardPod; 3]| -> Vec<bool> {
+        let slices = endpoint_slices(&pool(), &needs, &[Family::V4], &self::pods(pods));
+        let endpoints = slices[0].endpoints.iter();
+        let conditions = endpoints.filter_map(|of| of.conditions.clone());
+        conditions.filter_map(|of| of.ready).collect()
+    };
+    let unready = |shard: u32| ShardPod {
+        ready: false,
+        ..pod(shard)
+    };
+    let stopped = |shard: u32| ShardPod {
+        running: false,
+        ..unready(shard)
+    };
+    let ending = |shard: u32| ShardPod {
+        terminating: true,
+        ..pod(shard)
+    };
+    assert_eq!(
+        ready([pod(0), unready(1), unready(2)]),
+        [true, false, false]
+    );
+    assert_eq!(
+        ready([unready(0), unready(1), stopped(2)]),
+        [true, true, false]
+    );
+    // One that ends is nobody to rely on.
+    assert_eq!(
+        ready([ending(0), unready(1), stopped(2)]),
+        [false, true, false]
+    );
+}
+
+#[test]
 fn hints_are_ours_to_give() {
     let mut needs = needs();
     needs.settings.traffic_distribution = Some(TrafficDistribution::PreferSameNode);

@@ -15,8 +15,9 @@ use crate::backend_ref::{is_tcp, protocol, service_port};
 /// annotation; of an ExternalName Service its DNS name. A Service that does not exist has none.
 ///
 /// Conditions are read as kube-proxy reads them: `ready` alone tells who takes new requests, so that
-/// `publishNotReadyAddresses`, which the slices' author writes into it, holds here too. Endpoints that are neither ready nor
-/// serving are left out. Of a Service with several IP families, one family's endpoints are taken: the other's are the same
+/// `publishNotReadyAddresses`, which the slices' author writes into it, holds here too. Endpoints that terminate and do not
+/// serve are left out. Those that are not ready are kept, for when no other is there: after an outage of the API server,
+/// Kubernetes calls every pod not ready until its node is heard of again, while all of them answer. Of a Service with several IP families, one family's endpoints are taken: the other's are the same
 /// pods once more. Cost: O(endpoints of the Service).
 pub fn backend(view: &Index, key: &BackendKey) -> Backend {
     let of = ServiceKey::new(&key.namespace, &key.name);
@@ -121,7 +122,7 @@ impl Endpoints {
         for endpoint in slice
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.ready || endpoint.serving)
+            .filter(|endpoint| endpoint.ready || endpoint.serving || !endpoint.terminating)
         {
             let (for_zones, for_nodes) = hints(service, endpoint);
             for address in &endpoint.addresses {

@@ -94,9 +94,6 @@ pub(crate) fn controller_manager(cluster: &Cluster) -> anyhow::Result<()> {
             &format!("--cluster-signing-cert-file={}", pki("ca.crt")),
             &format!("--cluster-signing-key-file={}", pki("ca.key")),
             "--leader-elect=false",
-            // Longer than anybody lets the API server be away: the only node cannot say that it is there meanwhile, and once the
-            // server is back all pods would be called not ready for as long as it takes to say so.
-            "--node-monitor-grace-period=10m",
             &format!("--cluster-cidr={PODS},{PODS_6}"),
             "--bind-address=127.0.0.1",
             &format!("--tls-cert-file={}", pki("kube-apiserver.crt")),
