@@ -102,6 +102,19 @@ impl Client {
         first.ok_or(error)
     }
 
+    /// A client for each other replica of the operator; none on one machine.
+    pub(crate) fn others(&self) -> Vec<Self> {
+        let Way::Pod(cluster, own) = &self.way else {
+            return Vec::new();
+        };
+        let others = cluster.replicas.iter().filter(|name| *name != own);
+        others
+            .map(|name| Self {
+                way: Way::Pod(cluster.clone(), name.clone()),
+            })
+            .collect()
+    }
+
     /// The cluster that the operator runs in, if it does.
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
         match &self.way {

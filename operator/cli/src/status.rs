@@ -1,5 +1,7 @@
 //! `status`, `revisions`, `shards`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -133,7 +135,14 @@ pub(crate) async fn revisions(client: &Client, last: usize) -> anyhow::Result<St
 
 /// The pool.
 pub(crate) async fn shards(client: &Client) -> anyhow::Result<String> {
-    let shards: Vec<Value> = client.json("/api/v1/shards").await?;
+    let mut told: Vec<Value> = client.json("/api/v1/shards").await?;
+    // A replica knows the load of those alone that are connected to it. One that does not answer now is no reason to show
+    // nothing.
+    for other in client.others() {
+        let more: Vec<Value> = other.json("/api/v1/shards").await.unwrap_or_default();
+        told.extend(more);
+    }
+    let shards = best_of_each(told);
     let rows: Vec<Vec<String>> = shards
         .iter()
         .map(|shard| {
@@ -169,6 +178,31 @@ pub(crate) async fn shards(client: &Client) -> anyhow::Result<String> {
         ],
         &rows,
     ))
+}
+
+/// Of each shard what the replica says that it is connected to; else what the first one says.
+fn best_of_each(told: Vec<Value>) -> Vec<Value> {
+    let mut best: BTreeMap<u64, Value> = BTreeMap::new();
+    let is_first_hand = |shard: &Value| {
+        let has_admin = shard["admin"]
+            .as_str()
+            .is_some_and(|admin| !admin.is_empty());
+        shard["connected"] == true && has_admin
+    };
+    for shard in told {
+        let number = shard["shard"].as_u64().unwrap_or_default();
+        match best.entry(number) {
+            Entry::Vacant(entry) => {
+                entry.insert(shard);
+            }
+            Entry::Occupied(mut entry) => {
+                if is_first_hand(&shard) && !is_first_hand(entry.get()) {
+                    entry.insert(shard);
+                }
+            }
+        }
+    }
+    best.into_values().collect()
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -212,6 +246,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_shard_is_as_the_replica_says_that_it_is_connected_to() {
+        let told = |shard: u64, connected: bool, admin: &str, requests: u64| json!({"shard": shard, "connected": connected, "admin": admin, "requests_total": requests});
+        let of_leader = [told(0, true, "", 0), told(1, true, "1", 7)];
+        let of_other = [
+            told(0, true, "0", 5),
+            told(1, false, "1", 3),
+            told(2, false, "", 0),
+        ];
+        let best = best_of_each(of_leader.into_iter().chain(of_other).collect());
+        let requests: Vec<u64> = best
+            .iter()
+            .filter_map(|s| s["requests_total"].as_u64())
+            .collect();
+        assert_eq!(requests, [5, 7, 0]);
+    }
 
     #[test]
     fn members_are_told_by_what_is_wrong_with_them() {
