@@ -144,6 +144,22 @@ pub fn start_again(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     spawn(cluster, name, &line).map(drop)
 }
 
+/// Starts every process of the cluster again that has ended, as kubelet would with those of a real one: kube-scheduler ends
+/// itself when a pod that was deleted by force comes back on another node than it knows.
+///
+/// # Errors
+/// When one of them does not start.
+pub fn revive(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut revived = Vec::new();
+    for name in names(cluster) {
+        if find(cluster, &name).is_none() {
+            start_again(cluster, &name)?;
+            revived.push(name);
+        }
+    }
+    Ok(revived)
+}
+
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {

@@ -28,7 +28,13 @@ pub fn up(cluster: &Cluster, programs: &Path) -> anyhow::Result<()> {
     }
     tools::build(cluster, &mut progress)?;
     if cluster.state().join("up").exists() && process::find(cluster, "node").is_some() {
-        progress.note("the cluster is up already");
+        let revived = process::revive(cluster)?;
+        if revived.is_empty() {
+            progress.note("the cluster is up already");
+        } else {
+            let revived = revived.join(", ");
+            progress.note(&format!("the cluster is up; started again: {revived}"));
+        }
         return Ok(());
     }
     if cluster.state().exists() {

@@ -22,7 +22,7 @@ const NAME: &str = "kube-source";
 const ADMIN: &str = "127.0.0.1:7001";
 const WITHIN: Duration = Duration::from_secs(60);
 /// Routes for the count of writes.
-const ROUTES: usize = 200;
+const ROUTES: usize = 1000;
 
 #[test]
 fn objects_come_from_the_api_server_and_statuses_go_there() {
@@ -190,8 +190,12 @@ fn writes_are_few(run: &Run<'_>) {
         (attached >= Some(ROUTES as u64) && run.is_quiet()).then_some(())
     });
     let writes = run.metric(written).unwrap() - before;
-    let each = writes / ROUTES as f64;
-    assert!(each <= 1.2, "{each} writes for each route");
+    eprintln!("{writes} status writes for {ROUTES} routes, those of their Gateway among them");
+    // 20 of them may be the Gateway's.
+    assert!(
+        writes <= ROUTES as f64 * 1.2 + 20.0,
+        "{writes} writes for {ROUTES} routes"
+    );
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -88,6 +88,8 @@ pub(crate) fn operators_down(scene: &Scene, away: Duration) -> anyhow::Result<bo
     let window = kill_a_shard(scene)?;
     std::thread::sleep(away / 2);
     scale(replicas.len())?;
+    // Pods that were deleted by force may have ended the scheduler.
+    perf_cluster::process::revive(&scene.cluster)?;
     scene.operators_are_ready()?;
     scene.a_new_route_works()?;
     Ok(traffic::crash(&traffic.end()?, window))
