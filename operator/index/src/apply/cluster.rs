@@ -6,6 +6,7 @@ use api::{ObjectKey, PoolKey};
 use operator_objects::spec::{ConfigMap, Crd, ShardPool};
 
 use super::replace;
+use crate::references::class_name;
 use crate::{Dirty, Index};
 
 impl Index {
@@ -50,6 +51,10 @@ impl Index {
     pub(super) fn set_crd(&mut self, name: &str, new: Option<Crd>, dirty: &mut Dirty) {
         if replace(&mut self.crds, &name.to_owned(), new).is_some() {
             dirty.classes.extend(self.classes.keys().cloned());
+            // One that was never read has a status too.
+            for key in self.rejected.keys().filter(|key| class_name(key).is_some()) {
+                dirty.mark(key);
+            }
         }
     }
 }
