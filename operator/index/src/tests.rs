@@ -397,6 +397,31 @@ fn a_config_map_marks_the_gateways_that_take_parameters_from_it() {
 }
 
 #[test]
+fn a_crd_marks_all_classes_those_that_were_never_read_too() {
+    let mut index = filled();
+    index.apply(Event::Apply(Object::GatewayClass(class("x"))));
+    let rejected = Rejected {
+        key: ObjectKey::new(api::GATEWAY_GROUP, "GatewayClass", "", "unread"),
+        generation: 1,
+        message: "spec: wrong".into(),
+        parents: Vec::new(),
+    };
+    check(&mut index, Event::Reject(rejected), &["class unread"]);
+    let crd = Crd {
+        meta: meta("", "gateways.gateway.networking.k8s.io"),
+        kind: "Gateway".into(),
+        bundle_version: Some("v1.6.3".into()),
+        channel: None,
+        versions: BTreeMap::new(),
+    };
+    check(
+        &mut index,
+        Event::Apply(Object::Crd(crd)),
+        &["class ours", "class unread"],
+    );
+}
+
+#[test]
 fn a_rejection_keeps_the_last_good_form_until_the_object_changes() {
     let mut index = filled();
     let key = object("HTTPRoute", "a", "one");
