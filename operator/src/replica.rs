@@ -150,7 +150,7 @@ fn members(config: &Config, client: Option<&Client>) -> anyhow::Result<Arc<dyn M
     let namespace = config.namespace()?;
     let labels = [("app.kubernetes.io/part-of", "shardway")];
     let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let store = KubeStore::new(client.clone(), namespace, MEMBERS, labels.into(), None);
+    let store = KubeStore::new(client.clone(), namespace, MEMBERS, labels.into());
     Ok(Arc::new(store))
 }
 

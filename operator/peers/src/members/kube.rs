@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 
 use super::document::Document;
 use super::store::{MembersStore, StoreError, Versioned, parse, text};
@@ -20,23 +20,20 @@ pub struct KubeStore {
     api: Api<ConfigMap>,
     name: String,
     labels: BTreeMap<String, String>,
-    owner: Option<OwnerReference>,
 }
 
 impl KubeStore {
-    /// The ConfigMap of this name. It is made with `labels` and `owner`; with that owner it goes.
+    /// The ConfigMap of this name. It is made with `labels`; what others write into its metadata stays.
     pub fn new(
         client: Client,
         namespace: &str,
         name: &str,
         labels: BTreeMap<String, String>,
-        owner: Option<OwnerReference>,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             labels,
-            owner,
         }
     }
 
@@ -55,21 +52,28 @@ impl KubeStore {
 
     async fn write(&self, document: &Document, version: Option<&str>) -> Result<(), StoreError> {
         let text = text(&format!("ConfigMap {}", self.name), document)?;
-        let object = ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                labels: Some(self.labels.clone()),
-                owner_references: self.owner.clone().map(|owner| vec![owner]),
-                resource_version: version.map(str::to_owned),
-                ..ObjectMeta::default()
-            },
-            data: Some(BTreeMap::from([(KEY.to_owned(), text)])),
-            ..ConfigMap::default()
-        };
-        let params = PostParams::default();
         let written = match version {
-            None => self.api.create(&params, &object).await,
-            Some(_) => self.api.replace(&self.name, &params, &object).await,
+            None => {
+                let object = ConfigMap {
+                    metadata: ObjectMeta {
+                        name: Some(self.name.clone()),
+                        labels: Some(self.labels.clone()),
+                        ..ObjectMeta::default()
+                    },
+                    data: Some(BTreeMap::from([(KEY.to_owned(), text)])),
+                    ..ConfigMap::default()
+                };
+                self.api.create(&PostParams::default(), &object).await
+            }
+            // The table alone: the object's owner is named by somebody else.
+            Some(version) => {
+                let patch = Patch::Merge(json!({
+                    "metadata": {"resourceVersion": version},
+                    "data": {KEY: text},
+                }));
+                let params = PatchParams::default();
+                self.api.patch(&self.name, &params, &patch).await
+            }
         };
         match written {
             Ok(_) => Ok(()),

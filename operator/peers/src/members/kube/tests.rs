@@ -32,22 +32,28 @@ impl Server {
                 if self.object.is_some() {
                     return conflict;
                 }
-                (StatusCode::CREATED, self.write(sent))
+                let object = serde_json::from_slice(sent).unwrap();
+                (StatusCode::CREATED, self.write(object))
             }
-            (&Method::PUT, path) if path == one => {
-                let sent_version = version(&serde_json::from_slice(sent).unwrap());
-                if self.object.as_ref().map(version) != Some(sent_version) {
+            (&Method::PATCH, path) if path == one => {
+                let patch: Value = serde_json::from_slice(sent).unwrap();
+                if self.object.as_ref().map(version) != Some(version(&patch)) {
                     return conflict;
                 }
-                (StatusCode::OK, self.write(sent))
+                let mut merged = self.object.clone().unwrap();
+                for part in ["metadata", "data"] {
+                    for (name, value) in patch[part].as_object().unwrap() {
+                        merged[part][name] = value.clone();
+                    }
+                }
+                (StatusCode::OK, self.write(merged))
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn write(&mut self, sent: &[u8]) -> Value {
+    fn write(&mut self, mut object: Value) -> Value {
         self.writes += 1;
-        let mut object: Value = serde_json::from_slice(sent).unwrap();
         object["metadata"]["resourceVersion"] = json!(self.writes.to_string());
         self.object = Some(object.clone());
         object
@@ -75,7 +81,7 @@ fn store(server: &Arc<Mutex<Server>>) -> KubeStore {
     });
     let labels = BTreeMap::from([("app".to_owned(), "shardway".to_owned())]);
     let client = Client::new(service, "system");
-    KubeStore::new(client, "system", "shardway-members", labels, None)
+    KubeStore::new(client, "system", "shardway-members", labels)
 }
 
 #[tokio::test]
@@ -96,6 +102,22 @@ async fn a_config_map_is_made_once_and_replaced_by_who_has_seen_it() {
     assert_eq!(store.get().await.unwrap().unwrap().document, second);
     let labels = server.lock().object.as_ref().unwrap()["metadata"]["labels"].clone();
     assert_eq!(labels, json!({"app": "shardway"}));
+}
+
+#[tokio::test]
+async fn an_owner_that_somebody_has_named_stays() {
+    let server = Arc::<Mutex<Server>>::default();
+    let store = store(&server);
+    let first = Document::found("c".into(), 3, |ordinal| ordinal.to_string());
+    store.put(&first, None).await.unwrap();
+    let owners = json!([{"kind": "StatefulSet", "name": "shardway-operator", "uid": "u"}]);
+    server.lock().object.as_mut().unwrap()["metadata"]["ownerReferences"] = owners.clone();
+
+    let found = store.get().await.unwrap().unwrap();
+    let second = first.claim(0, "disk", "0").write.unwrap();
+    store.put(&second, Some(&found.version)).await.unwrap();
+    let object = server.lock().object.clone().unwrap();
+    assert_eq!(object["metadata"]["ownerReferences"], owners);
 }
 
 #[tokio::test]
