@@ -98,7 +98,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let replayed = distributor.clone();
     tokio::task::spawn_blocking(move || replayed.restored()).await?;
     let (leads, leading) = watch::channel(false);
-    let streams = distributor.clone();
 
     let stream = TcpListener::bind(config.stream)
         .await
@@ -167,7 +166,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     );
     let served = api_telemetry::task::spawn(
         "streams",
-        operator_distribute::serve(distributor, stream, security.streams),
+        operator_distribute::serve(distributor.clone(), stream, security.streams),
     );
     let activated =
         api_telemetry::task::spawn("activations", activate_all(Arc::clone(&node), activations));
@@ -200,7 +199,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         statuses,
         published,
         reports: reported,
-        distributor: streams,
+        distributor,
         translate_duration,
         put_off: std::collections::VecDeque::new(),
         retiring: retire::Retiring::default(),

@@ -131,6 +131,8 @@ impl Pipeline {
             let at = committed.unwrap_or_else(|| self.machine.snapshot.read().revision());
             self.moving.moves.committed(&steps, at);
             self.needs_changed(steps.iter().map(|step| step.gateway.clone()));
+            // Shards that join are in use before clients are led to them.
+            self.tell_pool();
             for MoveStep {
                 gateway, placement, ..
             } in &steps

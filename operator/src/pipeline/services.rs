@@ -208,26 +208,36 @@ impl Pipeline {
         else {
             return;
         };
+        let mut is_news = false;
         for gateway in std::mem::take(&mut services.stale) {
             if self.translation.gateway_status(&gateway).is_none() {
                 services.has.remove(&gateway);
                 services.told.remove(&gateway);
                 services.infrastructure.set(gateway, None);
+                is_news = true;
                 continue;
             }
             let asked = self.asked(&services.settings, &gateway);
             // One that asks for what it cannot have is served as it was; nobody knows how that was after a restart, so that
             // just its address stays.
-            let Some(asked) = asked.or_else(|| services.told.remove(&gateway)) else {
+            let told = services.told.get(&gateway);
+            let Some(asked) = asked.or_else(|| told.cloned()) else {
                 services.infrastructure.keep(gateway);
                 continue;
             };
             let needs = self.served(asked);
+            // Most changes are of routes alone.
+            if told == Some(&needs) {
+                continue;
+            }
             services.told.insert(gateway.clone(), needs.clone());
             services.infrastructure.set(gateway, Some(needs));
+            is_news = true;
         }
         self.services = Some(services);
-        self.tell_pool();
+        if is_news {
+            self.tell_pool();
+        }
     }
 
     /// Answers moves that wait for endpoints which were written before they began to wait.
@@ -241,7 +251,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells what the pool is used for: shards that are in use are not taken away.
+    /// Tells what the pool is used for: shards that are in use are not taken away. Cost: O(Gateways).
     pub(super) fn tell_pool(&self) {
         if let Some(services) = &self.services {
             let highest = self.allocator.highest_shard();
