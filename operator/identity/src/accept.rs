@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use api_certificate::validity;
 use api_telemetry::metrics::{Sink, Source};
 use api_telemetry::names;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,7 +19,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::credentials::validity;
 use crate::{Credentials, Identity};
 
 /// Bounds of what is accepted.

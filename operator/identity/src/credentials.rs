@@ -1,10 +1,10 @@
 //! A certificate in use, with what it trusts, which renews itself.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api_certificate::{renewal, validity};
 use api_telemetry::metrics::{Sink, Source};
 use api_telemetry::{Chain, names};
 use parking_lot::RwLock;
@@ -187,24 +187,6 @@ impl Current {
         let left = self.renew_at.duration_since(SystemTime::now());
         left.unwrap_or_default()
     }
-}
-
-/// Half of a life that begins now and up to a tenth more, so that what started together does not renew together.
-fn renewal(made: SystemTime, not_after: SystemTime) -> SystemTime {
-    let life = not_after.duration_since(made).unwrap_or_default();
-    let random = RandomState::new().hash_one(made) % 1000;
-    made + life.mul_f64(0.5 + 0.0001 * random as f64)
-}
-
-/// First and last moment of a certificate.
-pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let validity = parsed.validity();
-    let at = |time: x509_parser::time::ASN1Time| {
-        let seconds = u64::try_from(time.timestamp()).ok()?;
-        Some(UNIX_EPOCH + Duration::from_secs(seconds))
-    };
-    Some((at(validity.not_before)?, at(validity.not_after)?))
 }
 
 #[cfg(test)]

@@ -1,12 +1,9 @@
 //! A certificate with its key, as the shard keeps it.
 
-use std::fs;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use api_certificate::{renewal, validity, write_private};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair};
@@ -60,14 +57,11 @@ impl Held {
         let validity = chain.first().and_then(|certificate| validity(certificate));
         let (not_before, not_after) = validity.ok_or(StreamError::Certificate)?;
         let made = made.unwrap_or(not_before);
-        let life = not_after.duration_since(made).unwrap_or_default();
-        // Shards that started together do not renew together.
-        let random = RandomState::new().hash_one(made) % 1000;
         Ok(Self {
             chain,
             key,
             not_after,
-            renew_at: made + life.mul_f64(0.5 + 0.0001 * random as f64),
+            renew_at: renewal(made, not_after),
         })
     }
 
@@ -99,14 +93,14 @@ impl Held {
         for certificate in &self.chain {
             text += &pem("CERTIFICATE", certificate);
         }
-        write_private(path, &text)
+        write(path, &text)
     }
 }
 
 /// Keeps certificates that are trusted.
 pub(super) fn keep_trust(path: &Path, trust: &[CertificateDer<'_>]) -> Result<(), StreamError> {
     let text: String = trust.iter().map(|der| pem("CERTIFICATE", der)).collect();
-    write_private(path, &text)
+    write(path, &text)
 }
 
 /// RFC 7468, section 2.
@@ -120,35 +114,14 @@ fn pem(label: &str, der: &[u8]) -> String {
     text + &format!("-----END {label}-----\n")
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let validity = parsed.validity();
-    let at = |time: x509_parser::time::ASN1Time| {
-        let seconds = u64::try_from(time.timestamp()).ok()?;
-        Some(UNIX_EPOCH + Duration::from_secs(seconds))
-    };
-    Some((at(validity.not_before)?, at(validity.not_after)?))
-}
-
-/// Writes a file that nobody else may read; a crash leaves it old or new.
-fn write_private(path: &Path, text: &str) -> Result<(), StreamError> {
-    let write = || -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let temporary = path.with_extension("new");
-        let mut out = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| StreamError::File {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })
+/// Writes a file that nobody else may read, in a folder that is made when it is missing.
+fn write(path: &Path, text: &str) -> Result<(), StreamError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| write_private(path, text))
+        .map_err(|source| StreamError::File {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
 }
